@@ -1,0 +1,33 @@
+"""Flow factorized representation learning: probability flows in latent space that plug into your encoder and decoder."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from latentflow import metrics
+from latentflow.constraint import HJConstraint
+from latentflow.objective import flow_kl
+from latentflow.posterior import FlowPosterior, LatentPath
+from latentflow.potential import NegativeForce, Potential
+from latentflow.prior import DiffusionPrior
+from latentflow.selector import GumbelSelector, categorical_kl
+from latentflow.solvers import FoldError
+from latentflow.validate import validate_values
+
+try:
+    __version__ = version("latentflow")
+except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "DiffusionPrior",
+    "FlowPosterior",
+    "FoldError",
+    "GumbelSelector",
+    "HJConstraint",
+    "LatentPath",
+    "NegativeForce",
+    "Potential",
+    "categorical_kl",
+    "flow_kl",
+    "metrics",
+    "validate_values",
+]

@@ -1,0 +1,103 @@
+"""Which potentials act: one index for all, a label for each sample, or weights, and each of these constant or by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentflow.derivatives import number_of_potentials
+from latentflow.validate import positive_integer, require
+
+
+@dataclass(frozen=True)
+class Acting:
+    """What acts in each step, in the form that `derivatives` takes."""
+
+    weights: Tensor  # (B, T, K)
+    label: int | Tensor | None
+
+    @property
+    def steps(self) -> int:
+        return self.weights.shape[1]
+
+    def at(self, step: int) -> int | Tensor:
+        """One index, or weights (B, K), for step 0, ..., T-1."""
+        return self.label if isinstance(self.label, int) else self.weights[:, step]
+
+    def fine(self, substeps: int) -> int | Tensor:
+        """One index, or weights (B, T substeps, K)."""
+        return self.label if isinstance(self.label, int) else self.weights.repeat_interleave(substeps, 1)
+
+
+def acting(
+    potential: nn.Module, z: Tensor, k: int | Tensor | None, weights: Tensor | None, steps: int | None
+) -> Acting:
+    """Check and unify what the user said; z is (B, dim)."""
+    steps = positive_integer("steps", steps, "pass steps=T, the number of transitions, of at least 1")
+    if (k is None) == (weights is None):
+        got = "neither" if k is None else "both"
+        raise ValueError(f"k, weights: got {got}, expected exactly one; pass labels as k or a mixture as weights=")
+    num = number_of_potentials(potential, z)
+    if weights is not None:
+        return Acting(_weights(weights, z, steps, num), None)
+    label = _label(k, z, steps, num)
+    if isinstance(label, int):
+        row = torch.zeros(num, dtype=z.dtype, device=z.device)
+        row[label] = 1
+        return Acting(row.expand(z.shape[0], steps, num), label)
+    one_hot = F.one_hot(label.clamp(0, num - 1), num).to(z.dtype)
+    return Acting(one_hot if label.ndim == 2 else one_hot[:, None].expand(-1, steps, -1), label)
+
+
+def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
+    fix = "pass an int or integer labels; a mixture goes to weights="
+    if isinstance(k, int) and not isinstance(k, bool):
+        if not 0 <= k < num:
+            raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")
+        return k
+    if not isinstance(k, Tensor) or k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
+        got = f"a tensor of {k.dtype}" if isinstance(k, Tensor) else f"{k!r} ({type(k).__name__})"
+        raise TypeError(f"k: got {got}, expected integers; {fix}")
+    batch = z.shape[0]
+    if k.ndim == 0:
+        k = k.expand(batch)
+    if tuple(k.shape) not in ((batch,), (batch, steps)):
+        raise ValueError(
+            f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
+            "give each sample one label, or one for each step"
+        )
+    k = k.to(device=z.device, dtype=torch.int64)
+    require(
+        (k >= 0) & (k < num),
+        lambda: (
+            f"k: got labels from {int(k.min())} to {int(k.max())}, expected 0, ..., {num - 1}; "
+            f"the potential has num={num}"
+        ),
+    )
+    return k
+
+
+def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        got = f"a tensor of {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(
+            f"weights: got {got}, expected a floating tensor; pass labels as k, or convert with .to(z.dtype)"
+        )
+    batch = z.shape[0]
+    if tuple(weights.shape) not in ((batch, num), (batch, steps, num)):
+        raise ValueError(
+            f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); "
+            "give each of the potentials one weight, for example weights.expand(B, -1)"
+        )
+    weights = weights.to(z)
+    require(
+        (weights >= 0) & weights.isfinite(),
+        lambda: (
+            f"weights: got values from {float(weights.min())} to "
+            f"{float(weights.max())}, expected finite numbers of at least 0; the diffusion prior has no negative time"
+        ),
+    )
+    return weights if weights.ndim == 3 else weights[:, None].expand(-1, steps, -1)

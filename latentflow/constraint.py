@@ -1,0 +1,146 @@
+r"""The generalised Hamilton-Jacobi equation, which makes the flow of each potential an optimal transport."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from latentflow import derivatives
+from latentflow.posterior import LatentPath
+from latentflow.validate import one_of, require_finite, require_floating
+
+
+class HJConstraint(nn.Module):
+    r"""Penalty on :math:`r^k = \partial_t u^k + \frac12 \|\nabla u^k\|^2 - f^k` along a path.
+
+    .. math:: L(\text{path}) = \frac1T \sum_{t=1}^T \sum_k w_t^k\, r^k(z_{t-1}, t)^2 + \sum_k w_1^k \|\nabla u^k(z_0, 0)\|^2
+
+    for each sample by itself. Each potential is held to the equation by itself and weighted by w: the equation is
+    quadratic, so the residual of a mixture is not the mixture of the residuals.
+
+    Args:
+        potential: `Potential` or any module with ``forward(z, t) -> (..., K)``; the one that the flow uses.
+        force: f, usually `NegativeForce`; None is the ordinary Hamilton-Jacobi equation, f = 0.
+        force_penalty: price on the size of the force; adds ``force_penalty * (1/T) sum_t sum_k w |f|``. A free force
+            (price 0, as in the paper) can absorb any residual.
+        initial_weight: factor of the initial term, which holds the motion at time 0 to nothing. 0 leaves it out.
+        times: "grid" evaluates at the integers t = 1, ..., T as the paper; "uniform" draws one t from each (t-1, t], because
+            a residual that is small on the integers need not be small in between.
+        label: the flow's own `label`: "end" evaluates r at (z_{t-1}, t), "start" at (z_{t-1}, t-1).
+
+    Shapes:
+        ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
+
+    Raises:
+        ValueError: force and potential disagree on K, latents are not finite, or an option is unknown.
+
+    Example:
+        The potential of an optimal transport has residual 0:
+
+        >>> import torch
+        >>> from latentflow import HJConstraint
+        >>> class Spread(torch.nn.Module):
+        ...     def forward(self, z, t):
+        ...         return (z.square().sum(-1) / (2 * (t + 1)))[..., None]
+        >>> residual = HJConstraint(Spread()).residual(torch.randn(5, 3), 2.0)
+        >>> bool(residual.abs().max() < 1e-6)
+        True
+
+    Source: Song et al. 2023, eqs. 13 and 14; Benamou and Brenier 2000.
+    """
+
+    def __init__(
+        self,
+        potential: nn.Module,
+        force: nn.Module | None = None,
+        *,
+        force_penalty: float = 0.0,
+        initial_weight: float = 1.0,
+        times: str = "grid",
+        label: str = "end",
+    ) -> None:
+        super().__init__()
+        for name, module in (("potential", potential), ("force", force)):
+            if not isinstance(module, nn.Module) and (name == "potential" or module is not None):
+                raise TypeError(
+                    f"{name}: got {type(module).__name__}, expected an nn.Module; wrap functions in a module"
+                )
+        for name, price in (("force_penalty", force_penalty), ("initial_weight", initial_weight)):
+            if not 0 <= price < math.inf:
+                raise ValueError(
+                    f"{name}: got {price}, expected a finite number of at least 0; it multiplies a penalty"
+                )
+        if force_penalty > 0 and force is None:
+            raise ValueError(
+                f"force_penalty: got {force_penalty} without a force, expected 0; pass force=NegativeForce(...)"
+            )
+        one_of("times", times, ("grid", "uniform"))
+        one_of("label", label, ("end", "start"))
+        self.potential, self.force = potential, force
+        self.force_penalty, self.initial_weight = float(force_penalty), float(initial_weight)
+        self.times, self.label = times, label
+
+    def extra_repr(self) -> str:
+        return (
+            f"force_penalty={self.force_penalty}, initial_weight={self.initial_weight}, "
+            f"times={self.times!r}, label={self.label!r}"
+        )
+
+    def residual(self, z: Tensor, t: Tensor | float) -> Tensor:
+        """r^k(z, t) of every potential, (..., K)."""
+        with torch.autocast(_device_of(z), enabled=False):
+            z = _latents(z)
+            return self._residual_and_force(z, t, None)[0]
+
+    def initial(self, z: Tensor) -> Tensor:
+        """|grad u^k(z, 0)|^2 of every potential, (..., K)."""
+        with torch.autocast(_device_of(z), enabled=False):
+            return self._initial(_latents(z), None)
+
+    def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
+        """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
+        with torch.autocast(path.z.device.type, enabled=False):
+            z = _latents(path.z[:, :-1])
+            steps = z.shape[1]
+            k = path.k if isinstance(path.k, int) else None  # a label spares the potentials that do not act
+            weights = path.weights if k is None else path.weights[..., k : k + 1]
+            t = path.times[1:] if self.label == "end" else path.times[:-1]
+            if self.times == "uniform":
+                cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
+                t = path.times[1:] - cell  # in (t-1, t]
+            residual, force = self._residual_and_force(z, t, k)
+            penalty = residual.square() if force is None else residual.square() - self.force_penalty * force
+            total = (weights * penalty).sum((1, 2)) / steps
+            if self.initial_weight > 0:
+                total = total + self.initial_weight * (weights[:, 0] * self._initial(z[:, 0], k)).sum(-1)
+            return total
+
+    def _residual_and_force(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[Tensor, Tensor | None]:
+        rate, gradients = derivatives.first_derivatives(self.potential, z, t, k)
+        residual = rate + 0.5 * gradients.square().sum(-1)
+        if self.force is None:
+            return residual, None
+        force = derivatives.values(self.force, z, t)
+        force = force if k is None else force[..., k : k + 1]
+        if force.shape != residual.shape:
+            raise ValueError(
+                f"force(z, t): got {force.shape[-1]} forces, expected {residual.shape[-1]} like the potential; "
+                "give both the same num"
+            )
+        return residual - force, force
+
+    def _initial(self, z: Tensor, k: int | None) -> Tensor:
+        return derivatives.first_derivatives(self.potential, z, 0.0, k)[1].square().sum(-1)
+
+
+def _device_of(z: object) -> str:
+    return z.device.type if isinstance(z, Tensor) else "cpu"
+
+
+def _latents(z: Tensor) -> Tensor:
+    z = require_floating("z", z, "pass latents")
+    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    require_finite("z", z, "look for exploding potentials or a bad encoder")
+    return z

@@ -1,0 +1,141 @@
+"""Derivatives of any potential: closed forms where it is ours, `torch.func` where it is the user's.
+
+A user's module sees latents as rows, z (N, dim) with t (N,), and returns (N, K). Rows must not look at each other (no batch
+normalisation in training mode): the derivatives of one sample are read off a sum over all of them.
+
+Everywhere `active` says which potentials act: an index, or weights (..., K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from latentflow.potential import NegativeForce, Potential
+from latentflow.validate import require_floating
+
+
+def first_derivatives(
+    potential: nn.Module, z: Tensor, t: Tensor | float, k: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """du/dt (..., K) and grad u (..., K, dim) of every potential, or of the k-th alone with K = 1."""
+    if has_closed_form(potential):
+        return potential.first_derivatives(z, t, k)
+    rows, times = _rows(z, t)
+    u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), rows, times)[:2]
+    chosen = range(u.shape[-1]) if k is None else (k,)
+    unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    pulled = [pull_back(unit[j].expand_as(u)) for j in chosen]
+    gradients = torch.stack([gradient for gradient, _ in pulled], 1)
+    time_derivatives = torch.stack([rate for _, rate in pulled], 1)
+    lead = z.shape[:-1]
+    return time_derivatives.reshape(*lead, len(chosen)), gradients.reshape(*lead, len(chosen), z.shape[-1])
+
+
+def gradient(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
+    """sum_k w^k grad u^k, (..., dim)."""
+    if has_closed_form(potential):
+        return potential.gradient(z, t, active)
+    rows, times = _rows(z, t)
+    return _gradient_of_rows(potential, times, active)(rows).reshape(z.shape)
+
+
+def hessian(
+    potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, *, reduced: bool = False
+) -> Tensor:
+    """sum_k w^k grad grad^T u^k, (..., r, r); with `reduced`, r may be smaller than dim, det(I + H) being the same."""
+    if has_closed_form(potential):
+        return potential.hessian(z, t, active, reduced=reduced)
+    rows, times = _rows(z, t)
+    dim = z.shape[-1]
+    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active), rows)[1]
+    directions = torch.eye(dim, dtype=z.dtype, device=z.device)[:, None].expand(dim, *rows.shape)
+    (columns,) = torch.func.vmap(pull_back)(directions)  # (dim, N, dim)
+    matrix: Tensor = columns.transpose(0, 1)
+    return (0.5 * (matrix + matrix.mT)).reshape(*z.shape, dim)
+
+
+def hessian_product(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
+    """sum_k w^k H^k v, (..., dim)."""
+    if has_closed_form(potential):
+        return potential.hessian_product(z, t, active, v)
+    rows, times = _rows(z, t)
+    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active), rows)[1]
+    (product,) = pull_back(v.reshape(rows.shape))
+    return torch.as_tensor(product).reshape(z.shape)
+
+
+def laplacian(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
+    """sum_k w^k tr H^k, (...)."""
+    if has_closed_form(potential):
+        return potential.laplacian(z, t, active)
+    return hessian(potential, z, t, active).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
+    """u^k(z, t), or the forces, (..., K)."""
+    if has_closed_form(module) or type(module) is NegativeForce:
+        return torch.as_tensor(module(z, t))
+    u = _evaluate(module, *_rows(z, t))
+    return u.reshape(*z.shape[:-1], u.shape[-1])
+
+
+def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
+    """sum_k w^k u^k, (...)."""
+    return _mix(_evaluate(potential, *_rows(z, t)), active).reshape(z.shape[:-1])
+
+
+def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
+    """K, from the attribute `num` or, where there is none, from one evaluation at a latent."""
+    num = getattr(potential, "num", None)
+    if isinstance(num, int) and not isinstance(num, bool):
+        return num
+    with torch.no_grad():
+        return _evaluate(potential, *_rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
+
+
+def has_closed_form(potential: nn.Module) -> TypeGuard[Potential]:
+    """Whether `potential` computes exactly what `Potential` does, so that its closed forms are its derivatives."""
+    return (
+        isinstance(potential, Potential)
+        and type(potential).forward is Potential.forward
+        and "forward" not in vars(potential)
+        and not potential._forward_hooks
+        and not potential._forward_pre_hooks
+    )
+
+
+def _gradient_of_rows(potential: nn.Module, times: Tensor, active: int | Tensor) -> Callable[[Tensor], Tensor]:
+    """Rows (N, dim) -> sum_k w^k grad u^k (N, dim); the sum over rows is harmless, as no row looks at another."""
+    gradient: Callable[[Tensor], Tensor] = torch.func.grad(
+        lambda rows: _mix(_evaluate(potential, rows, times), active).sum()
+    )
+    return gradient
+
+
+def _mix(u: Tensor, active: int | Tensor) -> Tensor:
+    """(N, K) -> (N,)."""
+    if isinstance(active, Tensor):
+        return (u * active.reshape(u.shape)).sum(-1)
+    return u[:, active]
+
+
+def _rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Z as (N, dim) and t as (N,), of z's dtype and device."""
+    require_floating("z", z, "pass latents")
+    times = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(z.shape[:-1])
+    return z.reshape(-1, z.shape[-1]), times.reshape(-1)
+
+
+def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor) -> Tensor:
+    u = potential(rows, times)
+    if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0]:
+        got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+        raise ValueError(
+            f"potential(z, t): got {got} for z {tuple(rows.shape)} and t {tuple(times.shape)}, expected "
+            f"({rows.shape[0]}, K); return one column for each potential, for example u.unsqueeze(-1)"
+        )
+    return u

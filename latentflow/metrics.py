@@ -1,0 +1,156 @@
+r"""What is reported of a trained model: equivariance errors with their floor, and evidence bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latentflow.objective import flow_kl
+from latentflow.posterior import FlowPosterior, LatentPath
+from latentflow.prior import DiffusionPrior
+from latentflow.validate import positive_integer, require_floating
+
+
+def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
+    r""":math:`E = \sum_{t=1}^T \sum_{pixels} |x_t - \mathrm{Dec}(z_t)|`, one number per sequence.
+
+    The first frame is left out: there nothing has moved yet. Report the mean over sequences, beside `identity_error`.
+
+    Args:
+        decoded: (B, T+1, ...), the decoded latents, in the units of the images (values in [0, 1], not logits).
+        target: the true sequences, of the same shape.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import equivariance_error
+        >>> equivariance_error(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2))
+        tensor([8.])
+
+    Source: Song et al. 2023, section 4.1.
+    """
+    _check_sequences("decoded", decoded, "target", target)
+    return (target - decoded)[:, 1:].abs().flatten(1).sum(1)
+
+
+def identity_error(target: Tensor) -> Tensor:
+    """The error of a perfect autoencoder whose latents never move, (B,): the floor that a flow has to beat.
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import identity_error
+        >>> identity_error(torch.ones(2, 3, 5))
+        tensor([0., 0.])
+    """
+    return equivariance_error(target[:, :1].expand_as(target), target)
+
+
+def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\sum_{t=1}^T \|\mathrm{Enc}(x_t) - z_t\|_1` of each sequence, and the same divided by how far Enc(x_t) moves.
+
+    The first depends on the scale of the latent space, the second does not: 0 is perfect, 1 is no better than standing still.
+
+    Args:
+        z: (B, T+1, dim), the path.  encoded: (B, T+1, dim), posterior means of the true frames.
+
+    Returns:
+        (B,) absolute and (B,) relative errors; relative to 0 motion, the error is inf, or nan where it is 0 too.
+    """
+    _check_sequences("z", z, "encoded", encoded)
+    error = equivariance_error(z, encoded)
+    return error, error / identity_error(encoded)
+
+
+def evidence_bound(
+    log_likelihood: Tensor, path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal"
+) -> Tensor:
+    """Lower bound on the evidence of each sequence, (B,), in nats.
+
+    Args:
+        log_likelihood: (B, T+1), log p(x_t | z_t) at the latents of the path.
+        path, prior, bound: as in `flow_kl`. "marginal", (A), bounds sum_t log p_t(x_t); "initial", (B), bounds
+            log p(x_0, ..., x_T | k).
+
+    Source: Song et al. 2023, eq. 6.
+    """
+    require_floating("log_likelihood", log_likelihood, "sum log p(x_t | z_t) over pixels")
+    if log_likelihood.shape != path.z.shape[:2]:
+        raise ValueError(
+            f"log_likelihood: got shape {tuple(log_likelihood.shape)}, expected {tuple(path.z.shape[:2])}; "
+            "sum over pixels and keep one number for each frame"
+        )
+    return log_likelihood.sum(1) - flow_kl(path, prior, bound=bound)
+
+
+@torch.no_grad()
+def importance_weighted_bound(
+    log_likelihood: Callable[[Tensor], Tensor],
+    potential: nn.Module,
+    q0: Distribution,
+    k: int | Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    steps: int,
+    samples: int = 100,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Importance-weighted bound on log p(x_0, ..., x_T | k) with S samples of z_0, (B,), in nats.
+
+    :math:`\log \frac1S \sum_s \frac{p(z_0^s)}{q(z_0^s)} \prod_t p(x_t | z_t^s)`, the flow being shared by prior and
+    posterior. It grows with S towards the evidence and needs no determinant, as both densities ride the same flow.
+
+    Args:
+        log_likelihood: maps a path (B, T+1, dim) to log p(x_t | z_t), (B, T+1).
+        potential, or a `FlowPosterior`, which then decides about solver and label.
+        q0, k, weights, steps, generator: as in `FlowPosterior`.
+        samples: S.
+
+    Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
+    """
+    positive_integer("samples", samples)
+    flow = potential if isinstance(potential, FlowPosterior) else FlowPosterior(potential, log_det=None)
+    log_weights = []
+    for _ in range(samples):
+        path = flow(q0, k, weights=weights, steps=steps, generator=generator)
+        z0 = path.z[:, 0]
+        log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
+        log_weights.append(log_likelihood(path.z).sum(1) + log_prior - q0.log_prob(z0))
+    return torch.stack(log_weights).logsumexp(0) - math.log(samples)
+
+
+def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
+    """Log N(x_t; Dec(z_t), I) of each frame, (B, T+1), in nats: never above `gaussian_constant`.
+
+    Args:
+        decoded, target: (B, T+1, ...).
+    """
+    _check_sequences("decoded", decoded, "target", target)
+    pixels = target[0, 0].numel()
+    return gaussian_constant(pixels) - 0.5 * (target - decoded).square().flatten(2).sum(2)
+
+
+def gaussian_constant(pixels: int) -> float:
+    """-(pixels / 2) log 2 pi: what no model with a unit-variance Gaussian decoder can exceed. Print it beside such values.
+
+    Example:
+        >>> from latentflow.metrics import gaussian_constant
+        >>> round(gaussian_constant(3 * 28 * 28), 2)
+        -2161.34
+    """
+    return -0.5 * pixels * math.log(2 * math.pi)
+
+
+def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    require_floating(name, x, "divide images by 255")
+    require_floating(other_name, other, "divide images by 255")
+    if x.shape != other.shape or x.ndim < 3 or x.shape[1] < 2:
+        raise ValueError(
+            f"{name}, {other_name}: got shapes {tuple(x.shape)} and {tuple(other.shape)}, expected two equal (B, T+1, ...) "
+            "with T >= 1; stack the frames on axis 1"
+        )

@@ -1,0 +1,349 @@
+r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by the gradients of the potentials.
+
+``z_t = z_{t-1} + sum_k w_t^k grad u^k(z_{t-1}, t)``, with the density of each z_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from latentflow import derivatives, logdet, solvers
+from latentflow.acting import Acting, acting
+from latentflow.validate import holds, one_of, positive_integer, require_finite, require_floating
+
+LOG_DETS = ("exact", "hutchinson", "laplacian", None)
+
+
+@dataclass(frozen=True)
+class LatentPath:
+    """A batch of latent paths and their densities. T is the number of steps, so there are T + 1 latents.
+
+    Attributes:
+        z: (B, T+1, dim), the latents.
+        log_q: (B, T+1), log q_t(z_t) in nats; None without densities.
+        log_det: (B, T), log |det(I + H_t)| of each step, or the integral of the Laplacian along an ODE; None likewise.
+        folds: (B, T) bool, where the smallest eigenvalue of I + H is not positive, so that the step is no transport map and
+            the density is that of one branch; known with exact log-determinants, else None.
+        weights: (B, T, K), how strongly each potential acted in each step.
+        times: (T+1,), 0, ..., T.
+        q0: the distribution of z_0.
+        k: the labels that the weights were made from, None where weights were given.
+    """
+
+    z: Tensor
+    log_q: Tensor | None
+    log_det: Tensor | None
+    folds: Tensor | None
+    weights: Tensor
+    times: Tensor
+    q0: Distribution
+    k: int | Tensor | None = None
+
+
+class FlowPosterior(nn.Module):
+    r"""Carry q(z_0 | x_0) along the potentials: :math:`z_t = z_{t-1} + \sum_k w_t^k \nabla u^k(z_{t-1}, t)`.
+
+    What acts is said by exactly one of two arguments, in every method:
+
+    * ``k``: an int, or integer labels (B,), or (B, T) to switch on the way;
+    * ``weights``: floating, non-negative, (B, K) or (B, T, K), to superpose or for soft and Gumbel one-hot choices.
+
+    Args:
+        potential: `Potential`, or any module with ``forward(z, t) -> (..., K)``; t comes as a tensor with z's leading shape.
+            Rows of z must not interact.
+        log_det: "exact" (and folds are reported); "hutchinson", the second-order expansion
+            tr H - tr H^2 / 2 by one Rademacher probe; "laplacian", log |1 + tr H|, eq. 10 as printed; None, no densities.
+        solver: "euler" is the paper's map; any torchdiffeq method integrates dz/ds = sum_k w_t^k grad u^k(z, s) over
+            [t-1, t] in continuous time, with log_det the integral of the Laplacian.
+        substeps: Euler takes n substeps ``z += grad u(z, t-1+(j+1)/n) / n``; fixed-step torchdiffeq methods likewise.
+        solver_options: for torchdiffeq, for example ``{"rtol": 1e-6, "atol": 1e-6}`` or ``{"step_size": 0.1}``.
+        label: "end" evaluates Euler's step t at time t, as the paper; "start" at t - 1, which moves solutions of the
+            Hamilton-Jacobi equation exactly, but contradicts the initial term of `HJConstraint`.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import FlowPosterior, Potential
+        >>> flow = FlowPosterior(Potential(dim=4, num=3))
+        >>> q0 = Independent(Normal(torch.zeros(8, 4), torch.ones(8, 4)), 1)
+        >>> path = flow(q0, torch.randint(3, (8,)), steps=5)
+        >>> path.z.shape, path.log_q.shape
+        (torch.Size([8, 6, 4]), torch.Size([8, 6]))
+
+    Source: Song et al. 2023, eqs. 4, 9 and 10.
+    """
+
+    def __init__(
+        self,
+        potential: nn.Module,
+        log_det: str | None = "exact",
+        *,
+        solver: str = "euler",
+        substeps: int = 1,
+        solver_options: Mapping[str, Any] | None = None,
+        label: str = "end",
+    ) -> None:
+        super().__init__()
+        if not isinstance(potential, nn.Module):
+            raise TypeError(
+                f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module"
+            )
+        one_of("log_det", log_det, LOG_DETS)
+        one_of("label", label, ("end", "start"))
+        self.potential, self.log_det, self.label = potential, log_det, label
+        self.solver, self.substeps = solver, positive_integer("substeps", substeps)
+        self.solver_options = dict(solver_options or {})
+        if solver == "euler":
+            if self.solver_options:
+                raise ValueError(
+                    f"solver_options: got {self.solver_options} with solver='euler', expected none; set substeps instead"
+                )
+            return
+        if log_det == "laplacian":
+            raise ValueError(
+                f"log_det: got 'laplacian' with solver={solver!r}, expected 'exact', 'hutchinson' or None; eq. 10 belongs to "
+                "Euler's steps, an ODE integrates the Laplacian itself"
+            )
+        if label == "start":
+            raise ValueError(f"label: got 'start' with solver={solver!r}, expected 'end'; an ODE's time is continuous")
+        self._odeint_options = solvers.odeint_options(solver, self.substeps, self.solver_options)
+
+    def extra_repr(self) -> str:
+        return f"log_det={self.log_det!r}, solver={self.solver!r}, substeps={self.substeps}, label={self.label!r}"
+
+    def forward(
+        self,
+        q0: Distribution,
+        k: int | Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        steps: int,
+        generator: torch.Generator | None = None,
+    ) -> LatentPath:
+        """Sample z_0 and follow it for `steps` steps.
+
+        Args:
+            q0: the posterior of z_0, batch shape (B,) and event shape (dim,), for example
+                ``Independent(Normal(mu, std), 1)``. Must have `rsample` if gradients are wanted.
+            k, weights: what acts, exactly one of the two.
+            steps: T, at least 1.
+            generator: draws z_0 and Hutchinson's probes reproducibly.
+
+        Raises:
+            TypeError: a floating k, integer weights, or q0 is no distribution.
+            ValueError: shapes or values that do not fit; each message says got, expected and the fix.
+        """
+        _check_q0(q0, getattr(self.potential, "dim", None))
+        with torch.autocast(_device(q0), enabled=False):
+            z0 = _in_full_precision(_sample(q0, generator))
+            what = acting(self.potential, z0, k, weights, steps)
+            z, log_det, folds = self._roll_out(z0, what, self.log_det, generator)
+            log_q = None
+            if log_det is not None:
+                start = q0.log_prob(z0)
+                log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
+            times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
+            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what.label)
+
+    def transport(
+        self,
+        z0: Tensor,
+        k: int | Tensor | None = None,
+        steps: int | None = None,
+        *,
+        weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The deterministic core: latents z0 (B, dim) to the path (B, T+1, dim) and the log-determinants (B, T) or None."""
+        with torch.autocast(_device(z0), enabled=False):
+            z0 = self._latents("z0", z0)
+            z, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
+            return z, log_det
+
+    def inverse(
+        self,
+        z_T: Tensor,
+        k: int | Tensor | None = None,
+        steps: int | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """A z_0 (B, dim) which `transport` carries to z_T (B, dim), with I + H positive definite at every step.
+
+        The residual of every step is verified. Where the map is not injective there may be others; uniqueness is not
+        certified. Differentiable to first order, in z_T and in the parameters.
+
+        Raises:
+            FoldError: no such preimage was found, naming step and samples.
+        """
+        with torch.autocast(_device(z_T), enabled=False):
+            z = self._latents("z_T", z_T)
+            what = acting(self.potential, z, k, weights, steps)
+            if self.solver != "euler":
+                for step in reversed(range(what.steps)):
+                    z = solvers.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
+                return z
+            times = solvers.euler_times(what.steps, self.substeps, self.label, z)
+            for step in reversed(range(what.steps)):
+                for t in times[step].flip(0):
+                    z = self._undo(z, t, what.at(step), step)
+            return z
+
+    def log_prob(
+        self,
+        z_T: Tensor,
+        q0: Distribution,
+        k: int | Tensor | None = None,
+        steps: int | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Log density (B,) at z_T (B, dim) of q0 pushed forward, through `inverse`, in nats.
+
+        The log-determinants are exact whatever `log_det` the flow was made with. With folds this is the density of the
+        branch that `inverse` found.
+
+        Raises:
+            FoldError: as `inverse`.
+        """
+        _check_q0(q0, getattr(self.potential, "dim", None))
+        z0 = self.inverse(z_T, k, steps, weights=weights)
+        with torch.autocast(_device(z0), enabled=False):
+            _, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None)
+            assert log_det is not None
+            return q0.log_prob(z0) - log_det.sum(1)
+
+    def _roll_out(
+        self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Latents (B, T+1, dim), log-determinants (B, T) and folds (B, T)."""
+        if self.solver != "euler":
+            rate = self._laplacian_rate(what, z0, log_det, generator)
+            z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
+            _require_finite_path(z, 1)
+            # The flow of an ODE is a diffeomorphism: it cannot fold.
+            folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and log_det == "exact" else None
+            return z, value, folds
+        times = solvers.euler_times(what.steps, self.substeps, self.label, z0)
+        fine = solvers.euler(self._field(what), z0, times)
+        _require_finite_path(fine, self.substeps)
+        z = fine[:, :: self.substeps]
+        if log_det is None:
+            return z, None, None
+        value, folds = self._log_det(fine[:, :-1], times.flatten(), what.fine(self.substeps), log_det, generator)
+        per_step = (-1, what.steps, self.substeps)
+        return z, value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
+
+    def _log_det(
+        self, z: Tensor, times: Tensor, active: int | Tensor, log_det: str, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
+        if log_det == "exact":
+            hessian = derivatives.hessian(self.potential, z, times, active, reduced=True)
+            return logdet.exact(hessian / self.substeps)
+        if log_det == "hutchinson":
+            probe = logdet.rademacher(z, generator)
+            product = derivatives.hessian_product(self.potential, z, times, active, probe)
+            return logdet.hutchinson(product / self.substeps, probe), None
+        return logdet.laplacian(derivatives.laplacian(self.potential, z, times, active) / self.substeps), None
+
+    def _field(self, what: Acting) -> solvers.Field:
+        return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))
+
+    def _laplacian_rate(
+        self, what: Acting, z0: Tensor, log_det: str | None, generator: torch.Generator | None
+    ) -> solvers.Rate | None:
+        if log_det is None:
+            return None
+        if log_det == "exact":
+            return lambda z, t, step: derivatives.laplacian(self.potential, z, t, what.at(step))
+        probe = logdet.rademacher(z0, generator)  # one for the whole path: the integrand must be smooth in time
+        return lambda z, t, step: (probe * derivatives.hessian_product(self.potential, z, t, what.at(step), probe)).sum(
+            -1
+        )
+
+    def _undo(self, z: Tensor, t: Tensor, active: int | Tensor, step: int) -> Tensor:
+        n = self.substeps
+
+        def scaled(derivative: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+            return lambda x: derivative(self.potential, x, t, active) / n
+
+        return solvers.invert_euler(
+            scaled(derivatives.gradient), scaled(derivatives.hessian), scaled(derivatives.mixture), z, step
+        )
+
+    def _latents(self, name: str, z: Tensor) -> Tensor:
+        require_floating(name, z, "pass latents (B, dim)")
+        dim = getattr(self.potential, "dim", None)
+        if z.ndim != 2 or (dim is not None and z.shape[1] != dim):
+            raise ValueError(
+                f"{name}: got shape {tuple(z.shape)}, expected (B, {'dim' if dim is None else dim}); "
+                "pass one latent for each sample, for example path.z[:, -1]"
+            )
+        z = _in_full_precision(z)
+        require_finite(name, z, "look for exploding weights or bad input")
+        return z
+
+
+def _check_q0(q0: object, dim: int | None) -> None:
+    if not isinstance(q0, Distribution):
+        raise TypeError(
+            f"q0: got {type(q0).__name__}, expected a torch.distributions.Distribution; "
+            "build Independent(Normal(mu, std), 1)"
+        )
+    batch, event = tuple(q0.batch_shape), tuple(q0.event_shape)
+    if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
+        raise ValueError(
+            f"q0: got batch shape {batch} and event shape {event}, expected (B,) and "
+            f"({'dim' if dim is None else dim},); make the last axis the event, Independent(Normal(mu, std), 1)"
+        )
+
+
+def _sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
+    if not q0.has_rsample and torch.is_grad_enabled():
+        raise ValueError(
+            f"q0: got {type(q0).__name__} without rsample, expected a reparameterised distribution; "
+            "use one, or sample under torch.no_grad()"
+        )
+    draw: Callable[[], Tensor] = q0.rsample if q0.has_rsample else q0.sample
+    if generator is None:
+        return draw()
+    if isinstance(q0, Independent) and isinstance(q0.base_dist, Normal):
+        mean, std = q0.base_dist.loc, q0.base_dist.scale
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + std * noise
+    # torch.distributions take no generator: seed the global one from it, and put it back afterwards.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        return draw()
+
+
+def _device(x: object) -> str:
+    if isinstance(x, Distribution):
+        x = x.mean
+    return x.device.type if isinstance(x, Tensor) else "cpu"
+
+
+def _in_full_precision(z: Tensor) -> Tensor:
+    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+
+
+def _require_finite_path(fine: Tensor, substeps: int) -> None:
+    """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
+    finite = fine.isfinite().all(-1)
+    if holds(finite) is not False:
+        return
+    column = int((~finite).any(0).nonzero()[0])
+    samples = (~finite)[:, column].nonzero().flatten().tolist()
+    origin = "q0 gave them" if column == 0 else f"they appeared in step {(column - 1) // substeps + 1}"
+    raise ValueError(
+        f"z: got non-finite latents in samples {samples[:8]}, expected finite numbers; {origin}: look for exploding "
+        "weights or bad input there"
+    )

@@ -1,0 +1,123 @@
+r"""The diffusion prior over z_1, ..., z_T: a Gaussian that widens as the heat equation says."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from latentflow.validate import one_of, positive_integer, require_finite
+
+if TYPE_CHECKING:
+    from latentflow.posterior import LatentPath
+
+
+class _Projection(torch.autograd.Function):
+    """max(raw, 0) with the gradient of a projected descent.
+
+    The gradient passes wherever raw >= 0, exactly 0 included; below, it passes only if it leads back up. So D starts at
+    exactly 0 and learns from there, rests there if the data want none, and is never stuck. (A square or an absolute value
+    has no gradient at 0, and a clamp none below it.)
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(raw: Tensor) -> Tensor:
+        return raw.clamp_min(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (raw,) = ctx.saved_tensors
+        return torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))
+
+
+class DiffusionPrior(nn.Module):
+    r"""Prior :math:`p_t = N(0, s_t I)` with :math:`s_t = 1 + 2 \sum_{s \le t} \sum_k w_s^k D_k`, D_k >= 0 learned for each k.
+
+    This is the exact solution of :math:`\partial_t p = D_k \nabla^2 p` from a standard Gaussian, one unit of time per step.
+
+    Args:
+        num: number K of transformations.
+        init: D at the start, one number for all or K of them, each at least 0. At exactly 0 (the paper's choice) D still
+            receives its gradient.
+        form: "heat", or "particle" for the paper's discrete step :math:`z_t = z_{t-1} + D z_{t-1} / s_{t-1}`, whose variance
+            is :math:`s_t = s_{t-1} (1 + D / s_{t-1})^2`.
+        device, dtype: of the parameter.
+
+    Shapes:
+        ``prior.log_prob(path)`` -> (B, T+1), in nats; ``prior.diffusion`` -> (K,).
+
+    Raises:
+        ValueError: init is negative or of the wrong length, or the path has another number of potentials.
+
+    Example:
+        >>> from latentflow import DiffusionPrior
+        >>> DiffusionPrior(num=2, init=0.5).diffusion.tolist()
+        [0.5, 0.5]
+
+    Source: Song et al. 2023, eqs. 2 and 3.
+    """
+
+    def __init__(
+        self,
+        num: int = 1,
+        init: float | Tensor = 0.0,
+        *,
+        form: str = "heat",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num = positive_integer("num", num)
+        one_of("form", form, ("heat", "particle"))
+        self.form = form
+        start = torch.as_tensor(init, dtype=dtype or torch.get_default_dtype(), device=device)
+        if start.shape not in ((), (num,)):
+            raise ValueError(
+                f"init: got shape {tuple(start.shape)}, expected a number or ({num},); give one D for each k"
+            )
+        if not bool(((start >= 0) & start.isfinite()).all()):
+            raise ValueError(
+                f"init: got {start.tolist()}, expected finite numbers of at least 0; diffusion only widens"
+            )
+        self.raw = nn.Parameter(start.expand(num).clone())
+
+    @property
+    def diffusion(self) -> Tensor:
+        """D, (K,), at least 0, in squared latent units per step."""
+        diffusion: Tensor = _Projection.apply(self.raw)  # type: ignore[no-untyped-call]
+        return diffusion
+
+    def extra_repr(self) -> str:
+        return f"num={self.num}, form={self.form!r}"
+
+    def variance(self, weights: Tensor) -> Tensor:
+        """s_0, ..., s_T, (B, T+1), for weights (B, T, K)."""
+        if weights.ndim != 3 or weights.shape[-1] != self.num:
+            raise ValueError(
+                f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
+                f"make the prior with num={weights.shape[-1]}"
+            )
+        added = (weights * self.diffusion.to(weights.dtype)).sum(-1)  # (B, T)
+        start = torch.ones_like(added[:, :1])
+        if self.form == "heat":
+            return torch.cat((start, 1 + 2 * added.cumsum(1)), 1)
+        variances = [start[:, 0]]
+        for step in added.unbind(1):
+            variances.append(variances[-1] * (1 + step / variances[-1]).square())
+        return torch.stack(variances, 1)
+
+    def log_prob(self, path: LatentPath) -> Tensor:
+        """Log p_t(z_t) at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
+        with torch.autocast(path.z.device.type, enabled=False):
+            require_finite("path.z", path.z, "look for exploding potentials")
+            variance = self.variance(path.weights)
+            square = path.z.square().sum(-1)
+            return -0.5 * (square / variance + path.z.shape[-1] * (math.log(2 * math.pi) + variance.log()))

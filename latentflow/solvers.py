@@ -1,0 +1,214 @@
+"""How the latents move: the paper's explicit map, or the flow of the same field in continuous time, and both backwards.
+
+A field is ``field(z, t, step) -> (B, dim)``: the gradient of what acts in step ``step`` (0, ..., T-1) at latents z, time t.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+
+Field = Callable[[Tensor, Tensor, int], Tensor]
+Rate = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class FoldError(ValueError):
+    """No preimage with I + H positive definite was found.
+
+    Attributes:
+        step: the step of the path (1, ..., T) that could not be inverted.
+        samples: indices into the batch of the latents concerned.
+    """
+
+    def __init__(self, step: int, samples: list[int], reason: str) -> None:
+        self.step, self.samples = step, samples
+        shown = samples if len(samples) <= 8 else [*samples[:8], "..."]
+        super().__init__(
+            f"inverse: got latents {shown} without a preimage at step {step} ({reason}), expected I + H positive definite "
+            "there; check path.folds, use more substeps, or constrain the potential more"
+        )
+
+
+def odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `torchdiffeq.odeint` for a method, checked by integrating a line."""
+    options = {name: value for name, value in given.items() if name not in ("rtol", "atol", "options")}
+    options.update(given.get("options", {}))
+    if substeps > 1:
+        if options.keys() & {"step_size", "grid_constructor"}:
+            raise ValueError(f"substeps: got {substeps} and {options}, expected one of them; they say the same")
+        options["step_size"] = 1 / substeps
+    arguments: dict[str, Any] = {name: given[name] for name in ("rtol", "atol") if name in given}
+    if options:
+        arguments["options"] = options
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torchdiffeq only warns of an option that its method does not know
+        try:
+            torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.tensor([0.0, 1.0]), method=method, **arguments)
+        except Exception as error:
+            raise ValueError(
+                f"solver: got {method!r} with {arguments}, expected 'euler' or a torchdiffeq method and its options; {error}"
+            ) from error
+    return arguments
+
+
+def euler_times(steps: int, substeps: int, label: str, like: Tensor) -> Tensor:
+    """The time at which each substep evaluates the potential, (steps, substeps)."""
+    offset = 1 if label == "end" else 0
+    fine = torch.arange(steps * substeps, dtype=like.dtype, device=like.device) + offset
+    return (fine / substeps).view(steps, substeps)
+
+
+def euler(field: Field, z: Tensor, times: Tensor) -> Tensor:
+    """All substep latents, (B, steps * substeps + 1, dim), of z += field / substeps."""
+    steps, substeps = times.shape
+    latents = [z]
+    for step in range(steps):
+        for substep in range(substeps):
+            z = z + field(z, times[step, substep], step) / substeps
+            latents.append(z)
+    return torch.stack(latents, 1)
+
+
+def integrate(
+    field: Field, rate: Rate | None, z: Tensor, steps: int, method: str, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Latents (B, steps+1, dim) and, where `rate` (its Laplacian) is given, its integral over each step (B, steps)."""
+    latents, integrals = [z], []
+    for step in range(steps):
+        z, integral = _one_step(field, rate, z, step, step, step + 1, method, options)
+        latents.append(z)
+        integrals.append(integral)
+    return torch.stack(latents, 1), None if rate is None else torch.stack(integrals, 1)
+
+
+def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dict[str, Any]) -> Tensor:
+    """The latent that the solver carries to z in this step, its residual verified."""
+
+    def back(y: Tensor) -> Tensor:
+        return _one_step(field, None, y, step, step + 1, step, method, options)[0]
+
+    start = back(z)
+    refined = start.detach()
+    with torch.no_grad():
+        # An adaptive solver repeats itself only to within its tolerance.
+        tolerance = max(_tolerance(z.dtype), 10 * _with_tolerances(options, z.dtype)["rtol"])
+        for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends
+            landed = _one_step(field, None, refined, step, step, step + 1, method, options)[0]
+            missed = ~((landed - z).norm(dim=1) <= tolerance * (1 + z.norm(dim=1)))
+            if not bool(missed.any()):
+                break
+            refined = refined + start - back(landed)
+        else:
+            raise FoldError(step + 1, missed.nonzero().flatten().tolist(), f"{method!r} does not retrace its path")
+    return start + (refined - start.detach())  # the value of the one, the gradient of the other
+
+
+def _one_step(
+    field: Field, rate: Rate | None, z: Tensor, step: int, begin: int, end: int, method: str, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    span = torch.tensor([begin, end], dtype=z.dtype, device=z.device)
+
+    def derivative(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        motion = field(state[0], t, step)
+        return (motion,) if rate is None else (motion, rate(state[0], t, step))
+
+    start = (z,) if rate is None else (z, torch.zeros_like(z[:, 0]))
+    try:
+        end_state = torchdiffeq.odeint(derivative, start, span, method=method, **_with_tolerances(options, z.dtype))
+    except AssertionError as error:  # adaptive solvers assert that their step size has not vanished
+        raise ValueError(
+            f"solver: got {error} from {method!r} between t = {begin} and {end}, expected a smooth field; "
+            "loosen rtol and atol in solver_options, use float64, or solver='rk4'"
+        ) from error
+    return end_state[0][-1], end_state[-1][-1]
+
+
+def _with_tolerances(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Torchdiffeq's default tolerances lie below what float32 resolves, so that its steps would shrink to nothing."""
+    defaults = {"rtol": 1e-7, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    return {**defaults, **options}
+
+
+def invert_euler(
+    gradient: Callable[[Tensor], Tensor],
+    hessian: Callable[[Tensor], Tensor],
+    value: Callable[[Tensor], Tensor],
+    y: Tensor,
+    step: int,
+) -> Tensor:
+    r"""Solve x + grad phi(x) = y with I + H positive definite, phi being the substep's potential.
+
+    Such an x is a local minimum of :math:`\frac12 |x|^2 + \phi(x) - x \cdot y`, found by Newton's method with a line search;
+    where I + H is not positive definite on the way, by the absolute values of its eigenvalues, so that no other
+    stationary point attracts. One more Newton step carries the gradient of the implicit function.
+    """
+    with torch.no_grad():
+        x, factor = _minimise(gradient, hessian, value, y, step)
+    if not torch.is_grad_enabled():
+        return x
+    residual = x + gradient(x) - y
+    return x - torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
+
+
+def _minimise(
+    gradient: Callable[[Tensor], Tensor],
+    hessian: Callable[[Tensor], Tensor],
+    value: Callable[[Tensor], Tensor],
+    y: Tensor,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    tolerance = _tolerance(y.dtype) * (1 + y.norm(dim=1))
+    identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+
+    def merit(x: Tensor) -> Tensor:
+        return value(x) + (x * (0.5 * x - y)).sum(1)
+
+    x = y - gradient(y)
+    for _ in range(100):
+        residual = x + gradient(x) - y
+        matrix = hessian(x) + identity
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        folded, wrong = info != 0, ~(residual.norm(dim=1) <= tolerance)
+        if not bool((folded | wrong).any()):
+            return x, factor
+        if not bool(x.isfinite().all() & matrix.isfinite().all()):
+            break
+        direction = -torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
+        if bool(folded.any()):
+            direction[folded] = _descent_where_folded(matrix[folded], residual[folded], wrong[folded])
+        # Samples that are done stay put, so that no sample's answer depends on how long its batch-mates take.
+        direction = torch.where((folded | wrong)[:, None], direction, torch.zeros_like(direction))
+        x = x + _line_search(merit, x, residual, direction)[:, None] * direction
+    reason = "I + H is not positive definite" if bool(folded.any()) else "Newton's method does not reach it"
+    raise FoldError(step + 1, (folded | wrong).nonzero().flatten().tolist(), reason)
+
+
+def _descent_where_folded(matrix: Tensor, residual: Tensor, wrong: Tensor) -> Tensor:
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    strength = eigenvalues.abs().clamp_min(1e-3)
+    along = (vectors.mT @ residual[..., None]).squeeze(-1) / strength
+    direction = -(vectors @ along[..., None]).squeeze(-1)
+    # At a saddle the residual vanishes: leave along the most negative curvature.
+    return torch.where(wrong[:, None], direction, vectors[..., 0])
+
+
+def _line_search(merit: Callable[[Tensor], Tensor], x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+    """Halve the step of each sample until the merit falls (Armijo), rounding aside."""
+    start, slope = merit(x), (residual * direction).sum(1).clamp_max(0)
+    slack = 8 * torch.finfo(x.dtype).eps * (1 + start.abs())
+    length = torch.ones_like(start)
+    for _ in range(40):
+        rises = ~(merit(x + length[:, None] * direction) <= start + 1e-4 * length * slope + slack)
+        if not bool(rises.any()):
+            break
+        length = torch.where(rises, 0.5 * length, length)
+    return length
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return float(4 * torch.finfo(dtype).eps ** 0.75)

@@ -1,0 +1,102 @@
+"""Errors that say what was got, what was expected and how to mend it.
+
+Shapes and dtypes are always checked: they cost nothing and hold under every transformation of PyTorch. Values (finite
+latents, labels in range, non-negative weights) need the numbers themselves, so they are looked at in eager mode only and
+never inside `torch.compile`, `torch.export`, `vmap` or a CUDA graph capture. `validate_values` turns them off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+_VALUES_ARE_CHECKED: ContextVar[bool] = ContextVar("latentflow_values_are_checked", default=True)
+
+
+class validate_values:
+    """Turn the checks of values on or off, as a call or as a context manager.
+
+    Reading a value makes the host wait for the device. Training loops that want no such wait turn the checks off once
+    their data is known to be good. The setting belongs to the current thread or task; shapes and dtypes stay checked.
+
+    Args:
+        enabled: whether values are looked at from now on.
+
+    Example:
+        >>> import latentflow
+        >>> with latentflow.validate_values(False):
+        ...     pass  # labels, weights and latents are taken on trust in here
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self._token = _VALUES_ARE_CHECKED.set(bool(enabled))
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _VALUES_ARE_CHECKED.reset(self._token)
+
+
+def holds(condition: Tensor) -> bool | None:
+    """Whether every element of `condition` holds, or None where values may not be read."""
+    if torch.compiler.is_compiling() or not _VALUES_ARE_CHECKED.get():
+        return None
+    if condition.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    try:
+        return bool(condition.all())
+    except RuntimeError:  # inside vmap or with fake tensors there is no single number to read
+        return None
+
+
+def require(condition: Tensor, message: Callable[[], str]) -> None:
+    """Raise `ValueError(message())` unless every element of `condition` holds; skipped where values may not be read."""
+    if holds(condition) is False:
+        raise ValueError(message())
+
+
+def require_finite(name: str, x: Tensor, fix: str) -> None:
+    """Raise unless all of `x` is finite, naming the samples (first axis) that are not."""
+    finite = torch.isfinite(x)
+
+    def message() -> str:
+        rows = (~finite).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
+        where = f" in samples {_shorten(rows)}" if rows else ""
+        return f"{name}: got {int((~finite).sum())} non-finite values{where}, expected finite numbers; {fix}"
+
+    require(finite, message)
+
+
+def require_floating(name: str, x: object, fix: str) -> Tensor:
+    """Return `x` if it is a floating tensor, else raise TypeError."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, expected a floating tensor; {fix}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {fix}")
+    return x
+
+
+def positive_integer(name: str, value: object, fix: str = "pass a whole number of at least 1") -> int:
+    """Return `value` as an int of at least 1, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int; {fix}")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1; {fix}")
+    return value
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise unless `value` is among `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}; choose one of these")
+
+
+def _shorten(rows: list[int], most: int = 8) -> str:
+    return str(rows) if len(rows) <= most else f"[{', '.join(map(str, rows[:most]))}, ... {len(rows)} in all]"
