@@ -1,0 +1,184 @@
+"""Derivatives of any module: the generic route against closed forms and against autograd, row by row."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentflow import NegativeForce, Potential, derivatives
+from tests.problems import Drift, Linear, Opaque, Wave, make_potential, potentials, rand, randn, seeds
+
+
+def close(a, b, tolerance=1e-10):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@given(potentials(), seeds, st.booleans())
+def test_generic_route_agrees_with_the_closed_form(potential, seed, mixed):
+    user = Opaque(potential)
+    assert derivatives.has_closed_form(potential)
+    assert not derivatives.has_closed_form(user)
+    z, v, t = randn(5, potential.dim, seed=seed), randn(5, potential.dim, seed=seed + 1), 8 * rand(5, seed=seed)
+    active = 2 * rand(5, potential.num, seed=seed) if mixed else potential.num - 1
+    for k in (None, 0):
+        for a, b in zip(
+            derivatives.first_derivatives(user, z, t, k), derivatives.first_derivatives(potential, z, t, k), strict=True
+        ):
+            close(a, b)
+    close(derivatives.values(user, z, t), potential(z, t))
+    close(derivatives.gradient(user, z, t, active), potential.gradient(z, t, active))
+    close(derivatives.hessian(user, z, t, active), potential.hessian(z, t, active))
+    close(derivatives.hessian_product(user, z, t, active, v), potential.hessian_product(z, t, active, v))
+    close(derivatives.laplacian(user, z, t, active), potential.laplacian(z, t, active))
+
+
+@given(st.integers(1, 5), st.integers(1, 3), seeds)
+def test_a_users_network_is_differentiated_as_autograd_does(dim, num, seed):
+    torch.manual_seed(seed)
+    potential = Wave(dim, num).double()
+    z, t, weights = randn(4, dim, seed=seed), 8 * rand(4, seed=seed), rand(4, num, seed=seed)
+    rates, gradients = derivatives.first_derivatives(potential, z, t)
+    hessian = derivatives.hessian(potential, z, t, weights)
+    for b in range(4):
+
+        def u(x, s, b=b):
+            return potential(x[None], s[None])[0]
+
+        slopes, rate = torch.autograd.functional.jacobian(u, (z[b], t[b]))
+        close(gradients[b], slopes)
+        close(rates[b], rate)
+        close(
+            hessian[b],
+            torch.autograd.functional.hessian(lambda x, b=b, u=u: weights[b] @ u(x, t[b]), z[b]),
+        )
+    mixture = torch.stack([weights[b] @ potential(z[b : b + 1], t[b : b + 1])[0] for b in range(4)])
+    close(derivatives.mixture(potential, z, t, weights), mixture)
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3), (0,), (1, 1)])
+@pytest.mark.parametrize("closed", [True, False])
+def test_leading_axes_are_kept(lead, closed):
+    potential = make_potential(3, 2)
+    module = potential if closed else Opaque(potential)
+    z, weights = randn(*lead, 3), rand(*lead, 2)
+    rates, gradients = derivatives.first_derivatives(module, z, 0.5)
+    assert rates.shape == (*lead, 2)
+    assert gradients.shape == (*lead, 2, 3)
+    assert derivatives.first_derivatives(module, z, 0.5, 1)[1].shape == (*lead, 1, 3)
+    for active in (1, weights):
+        assert derivatives.gradient(module, z, 0.5, active).shape == (*lead, 3)
+        assert derivatives.hessian(module, z, 0.5, active).shape == (*lead, 3, 3)
+        assert derivatives.hessian_product(module, z, 0.5, active, z).shape == (*lead, 3)
+        assert derivatives.laplacian(module, z, 0.5, active).shape == lead
+    assert derivatives.values(module, z, 0.5).shape == (*lead, 2)
+
+
+def test_straight_potentials_have_zero_curvature_and_still_unpack():
+    z = randn(4, 3)
+    drift = Drift(randn(3, seed=1))
+    close(derivatives.hessian(drift, z, 1.0, 0), torch.zeros(4, 3, 3, dtype=z.dtype), 0)
+    close(derivatives.hessian_product(drift, z, 1.0, 0, z), torch.zeros_like(z), 0)
+    rate, gradients = derivatives.first_derivatives(drift, z, 1.0)
+    close(gradients[:, 0], drift.a.expand(4, 3), 1e-15)
+    close(rate[:, 0], -0.5 * drift.a.square().sum().expand(4), 1e-15)
+    timeless = Linear(torch.zeros(1, 3, 3, dtype=z.dtype), randn(1, 3))
+    close(derivatives.first_derivatives(timeless, z, 1.0)[0], torch.zeros(4, 1, dtype=z.dtype), 0)
+
+
+def test_gradients_reach_a_users_parameters_through_every_derivative():
+    potential, z = Wave(3, 2).double(), randn(4, 3)
+
+    def everything(*values):
+        state = dict(zip([name for name, _ in potential.named_parameters()], values, strict=True))
+        probe = Functional(potential, state)
+        return (
+            *derivatives.first_derivatives(probe, z, 0.3),
+            derivatives.hessian(probe, z, 0.3, 1),
+            derivatives.hessian_product(probe, z, 0.3, 0, z),
+        )
+
+    assert torch.autograd.gradcheck(everything, tuple(potential.parameters()), fast_mode=True)
+
+
+class Functional(torch.nn.Module):
+    def __init__(self, module, state):
+        super().__init__()
+        self.call = lambda z, t: torch.func.functional_call(module, state, (z, t))
+
+    def forward(self, z, t):
+        return self.call(z, t)
+
+
+def test_derivatives_work_where_no_gradient_is_recorded():
+    potential, z = Wave(3, 2).double(), randn(4, 3)
+    recorded = derivatives.hessian(potential, z, 1.0, 0)
+    with torch.no_grad():
+        close(derivatives.hessian(potential, z, 1.0, 0), recorded, 0)
+
+
+class Shifted(Potential):
+    def forward(self, z, t):
+        return super().forward(z, t) + z.square().sum(-1, keepdim=True)
+
+
+def test_a_potential_that_computes_something_else_loses_its_closed_form():
+    """Otherwise a subclass, a hook or a patched forward would move latents by derivatives of another function."""
+    z = randn(4, 3)
+    torch.manual_seed(1)
+    shifted, plain = Shifted(3, dtype=torch.float64), Potential(3, dtype=torch.float64)
+    plain.load_state_dict(shifted.state_dict())
+    difference = derivatives.gradient(shifted, z, 1.0, 0) - derivatives.gradient(plain, z, 1.0, 0)
+    close(difference, 2 * z)
+
+    before = derivatives.gradient(plain, z, 1.0, 0)
+    handle = plain.register_forward_hook(lambda module, inputs, output: 3 * output)
+    close(derivatives.gradient(plain, z, 1.0, 0), 3 * before)
+    close(derivatives.values(plain, z, 1.0), plain(z, 1.0))
+    handle.remove()
+    at_twice_z = plain.gradients(2 * z, 1.0)[:, 0]
+    with plain.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0], inputs[1])):
+        close(derivatives.gradient(plain, z, 1.0, 0), 2 * at_twice_z)
+    forward = plain.forward
+    plain.forward = lambda z, t: -forward(z, t)
+    close(derivatives.gradient(plain, z, 1.0, 0), -before)
+
+
+def test_number_of_potentials_is_read_or_found_out():
+    z = randn(4, 3)
+    assert derivatives.number_of_potentials(make_potential(3, 5), z) == 5
+    assert derivatives.number_of_potentials(NegativeForce(3, 4), z) == 4
+    assert derivatives.number_of_potentials(Wave(3, 2).double(), z) == 2
+    misleading = Wave(3, 2).double()
+    misleading.num = True  # an unrelated flag of that name is not a count
+    assert derivatives.number_of_potentials(misleading, z) == 2
+
+
+class Recorder(torch.nn.Module):
+    def forward(self, z, t):
+        self.seen = (tuple(z.shape), tuple(t.shape), t.dtype)
+        return z[..., :1] * t[..., None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [2, 2.0, torch.tensor(2), torch.full((3,), 2.0)])
+def test_users_get_time_as_a_tensor_of_the_latents_dtype(dtype, t):
+    recorder, z = Recorder(), randn(2, 3, 4, dtype=dtype)
+    derivatives.gradient(recorder, z, t, 0)
+    assert recorder.seen == ((6, 4), (6,), dtype)
+
+
+class Returns(torch.nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, z, t):
+        return self.what(z)
+
+
+@pytest.mark.parametrize(
+    "what", [lambda z: z.sum(-1), lambda z: z.sum(), lambda z: z[:1], lambda z: z[None], lambda z: None, lambda z: 1.0]
+)
+def test_users_shape_mistakes_are_named(what):
+    with pytest.raises(ValueError, match=r"potential\(z, t\): got .*expected \(4, K\); return one column"):
+        derivatives.gradient(Returns(what), randn(4, 3), 1.0, 0)

@@ -1,0 +1,183 @@
+"""log |det(I + H)| against the determinant of the autograd Jacobian of the step, folds, and the two cheaper estimates."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentflow import FlowPosterior, logdet
+from tests.problems import (
+    Folding,
+    Opaque,
+    Reflection,
+    Wave,
+    gaussian,
+    make_potential,
+    potentials,
+    rand,
+    randn,
+    reference_path,
+    seeds,
+    symmetric,
+)
+
+
+def close(a, b, tolerance=1e-9):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def check_against_jacobian(flow, z0, weights):
+    z, jacobians = reference_path(flow.potential, z0, weights, flow.substeps, flow.label)
+    path = flow(Start(z0), weights=weights, steps=weights.shape[1])
+    close(path.z, z)
+    close(path.log_det, torch.linalg.slogdet(jacobians)[1].sum(2))
+    smallest = torch.linalg.eigvalsh(jacobians)[..., 0]
+    assert smallest.abs().min() > 1e-9, "too close to singular to tell folds by rounding"
+    assert torch.equal(path.folds, (smallest <= 0).any(2))
+    close(path.log_q, path.q0.log_prob(z0)[:, None] - torch.nn.functional.pad(path.log_det, (1, 0)).cumsum(1), 1e-12)
+    return path
+
+
+class Start(torch.distributions.Independent):
+    """A standard Gaussian whose sample is given."""
+
+    def __init__(self, z0):
+        super().__init__(torch.distributions.Normal(torch.zeros_like(z0), torch.ones_like(z0)), 1)
+        self.z0 = z0
+
+    def rsample(self, sample_shape=()):
+        return self.z0
+
+
+@given(potentials(), seeds, st.integers(1, 3), st.sampled_from(["end", "start"]), st.booleans())
+def test_exact_is_the_jacobians_determinant(potential, seed, substeps, label, opaque):
+    flow = FlowPosterior(Opaque(potential) if opaque else potential, substeps=substeps, label=label)
+    check_against_jacobian(flow, randn(3, potential.dim, seed=seed), rand(3, 2, potential.num, seed=seed))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 33, 64])
+@pytest.mark.parametrize("hidden", [3, 24, None])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_exact_up_to_64_dimensions(dim, hidden, opaque):
+    potential = make_potential(dim, 2, hidden, strength=2.0)
+    flow = FlowPosterior(Opaque(potential) if opaque else potential)
+    check_against_jacobian(flow, randn(3, dim), rand(3, 1, 2))
+
+
+def test_exact_for_a_users_network_in_64_dimensions():
+    check_against_jacobian(FlowPosterior(Wave(64, 2, width=32).double()), randn(3, 64), 4 * rand(3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("potential", "substeps"),
+    [
+        (Folding(2.0), 1),
+        (Folding(3.5), 3),
+        (make_potential(3, 1, seed=3, strength=9.0), 1),
+        (make_potential(3, 1, seed=3, strength=16.0), 3),
+        (Reflection(), 1),
+    ],
+)
+def test_folded_samples_are_measured_and_flagged(potential, substeps):
+    ones = torch.ones(40, 2, 1, dtype=torch.float64)
+    path = check_against_jacobian(FlowPosterior(potential, substeps=substeps), 2 * randn(40, 3), ones)
+    assert path.folds.any(), "nothing folds: the test tests nothing"
+    assert path.folds.all() == isinstance(potential, Reflection)
+
+
+def test_an_even_number_of_folds_is_still_a_fold():
+    """I + H = -I in two dimensions has determinant 1, which no sign of a determinant can tell from the identity."""
+    _, folds = logdet.exact(-2 * torch.eye(2))
+    assert folds
+
+
+@pytest.mark.parametrize("dim", [1, 3, 6])
+def test_exact_under_vmap_needs_no_values(dim):
+    hessians = torch.stack([symmetric(dim, seed, 2.0 * (seed % 2) + 0.2) for seed in range(12)])
+    value, folds = torch.func.vmap(logdet.exact)(hessians)
+    identity = torch.eye(dim, dtype=hessians.dtype)
+    close(value, torch.linalg.slogdet(identity + hessians)[1])
+    assert torch.equal(folds, torch.linalg.eigvalsh(identity + hessians)[:, 0] <= 0)
+    assert folds.any()
+    assert not folds.all()
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_exact_has_the_right_gradient(fold):
+    start = torch.stack([symmetric(3, seed, 0.5) for seed in range(2)])
+    if fold:
+        start[1] -= 2.5 * torch.eye(3)
+
+    def both(a):
+        return logdet.exact(0.5 * (a + a.mT))[0]
+
+    assert logdet.exact(start)[1].tolist() == [False, fold]
+    assert torch.autograd.gradcheck(both, start.requires_grad_())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_hutchinson_is_unbiased_over_all_probes(dim):
+    """A Rademacher vector has 2^d values, so that its expectation is a finite sum."""
+    probes = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=dim)), dtype=torch.float64)
+    hessian = symmetric(dim, seed=dim)
+    estimates = logdet.hutchinson(probes @ hessian, probes)
+    close(estimates.mean(), torch.trace(hessian) - 0.5 * torch.trace(hessian @ hessian), 1e-12)
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_hutchinsons_flow_averages_to_the_second_order_expansion(substeps, opaque):
+    potential = make_potential(3, 2)
+    z0, weights, n = randn(1, 3), rand(1, 2, 2), 4000
+    _, jacobians = reference_path(potential, z0, weights, substeps)
+    hessians = jacobians - torch.eye(3)
+    trace, square = (h.diagonal(dim1=-2, dim2=-1).sum(-1) for h in (hessians, hessians @ hessians))
+    flow = FlowPosterior(Opaque(potential) if opaque else potential, "hutchinson", substeps=substeps)
+    generator = torch.Generator().manual_seed(1)
+    _, estimates = flow.transport(
+        z0.expand(n, -1), steps=2, weights=weights.expand(n, -1, -1).contiguous(), generator=generator
+    )
+    expected, standard_error = (trace - 0.5 * square).sum(2)[0], estimates.std(0) / n**0.5
+    assert ((estimates.mean(0) - expected).abs() < 4 * standard_error).all()
+    assert (0.5 * square.sum(2)[0] > 8 * standard_error).any(), "too noisy to see the second-order term"
+
+
+def test_hutchinsons_probes_come_from_the_generator_and_are_signs():
+    like = torch.empty(500, 4, dtype=torch.float64)
+    probes = logdet.rademacher(like, torch.Generator().manual_seed(0))
+    assert probes.dtype == torch.float64
+    assert probes.abs().eq(1).all()
+    assert probes.mean(0).abs().max() < 4 / 500**0.5
+    assert torch.equal(probes, logdet.rademacher(like, torch.Generator().manual_seed(0)))
+    flow, q0 = FlowPosterior(make_potential(4), "hutchinson"), gaussian(6, 4)
+    first, second, other = (
+        flow(q0, 0, steps=2, generator=torch.Generator().manual_seed(seed)).log_q for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@given(potentials(), seeds, st.integers(1, 3), st.booleans())
+def test_laplacian_is_eq_10_as_printed(potential, seed, substeps, opaque):
+    z0, weights = randn(3, potential.dim, seed=seed), rand(3, 2, potential.num, seed=seed)
+    _, jacobians = reference_path(potential, z0, weights, substeps)
+    traces = (jacobians - torch.eye(potential.dim)).diagonal(dim1=-2, dim2=-1).sum(-1)
+    flow = FlowPosterior(Opaque(potential) if opaque else potential, "laplacian", substeps=substeps)
+    close(flow.transport(z0, steps=2, weights=weights)[1], (1 + traces).abs().log().sum(2))
+
+
+def test_laplacian_is_far_off_in_many_dimensions():
+    """Why eq. 10 is not the default: H = 0.1 I in 324 dimensions has 30.88 nats, and eq. 10 gives 3.51."""
+    hessian = 0.1 * torch.eye(324, dtype=torch.float64)
+    assert logdet.exact(hessian)[0].item() == pytest.approx(30.88, abs=0.005)
+    assert logdet.laplacian(torch.trace(hessian)).item() == pytest.approx(3.51, abs=0.005)
+
+
+def test_no_densities_on_request():
+    path = FlowPosterior(make_potential(3), None)(gaussian(5, 3), 0, steps=2)
+    assert path.log_q is None
+    assert path.log_det is None
+    assert path.folds is None
+    assert FlowPosterior(make_potential(3), "hutchinson")(gaussian(5, 3), 0, steps=2).folds is None
