@@ -26,12 +26,15 @@ class FoldError(ValueError):
     """
 
     def __init__(self, step: int, samples: list[int], reason: str) -> None:
-        self.step, self.samples = step, samples
+        self.step, self.samples, self._reason = step, samples, reason
         shown = samples if len(samples) <= 8 else [*samples[:8], "..."]
         super().__init__(
             f"inverse: got latents {shown} without a preimage at step {step} ({reason}), expected I + H positive definite "
             "there; check path.folds, use more substeps, or constrain the potential more"
         )
+
+    def __reduce__(self) -> tuple[type[FoldError], tuple[int, list[int], str]]:
+        return type(self), (self.step, self.samples, self._reason)  # an exception's default pickles the message alone
 
 
 def odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[str, Any]:

@@ -93,8 +93,8 @@ class Folding(nn.Module):
         self.strength = strength
 
     def forward(self, z, t):
-        softplus = nn.functional.softplus(-2 * z.abs())  # log cosh z = |z| + log(1 + exp(-2|z|)) - log 2
-        return (-self.strength * (z.abs() + softplus - math.log(2)).sum(-1)).unsqueeze(-1)
+        log_cosh = nn.functional.softplus(2 * z, threshold=60) - z - math.log(2)
+        return (-self.strength * log_cosh.sum(-1)).unsqueeze(-1)
 
 
 class Reflection(nn.Module):

@@ -82,7 +82,7 @@ def test_exact_for_a_users_network_in_64_dimensions():
 )
 def test_folded_samples_are_measured_and_flagged(potential, substeps):
     ones = torch.ones(40, 2, 1, dtype=torch.float64)
-    path = check_against_jacobian(FlowPosterior(potential, substeps=substeps), 2 * randn(40, 3), ones)
+    path = check_against_jacobian(FlowPosterior(potential, substeps=substeps), 6 * randn(40, 3), ones)
     assert path.folds.any(), "nothing folds: the test tests nothing"
     assert path.folds.all() == isinstance(potential, Reflection)
 

@@ -1,0 +1,221 @@
+"""Euler against the flow of the same field in continuous time, and every torchdiffeq method against exact flows."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentflow import FlowPosterior
+from tests.problems import (
+    Opaque,
+    Reflection,
+    Spread,
+    Stretch,
+    Wave,
+    gaussian,
+    make_potential,
+    rand,
+    randn,
+    seeds,
+    symmetric,
+)
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-11}
+FIXED = ("midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+
+
+def close(a, b, tolerance):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def slope(errors):
+    """Of log error against log step, each step half of the one before."""
+    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+
+
+@pytest.mark.parametrize("potential", [make_potential(3, 2, strength=2.0), Wave(3, 2).double()])
+@pytest.mark.parametrize("label", ["end", "start"])
+def test_euler_converges_to_the_ode_with_slope_one(potential, label):
+    z0, weights = randn(6, 3), 2 * rand(6, 2, 2)
+    z, log_det = FlowPosterior(potential, solver="dopri5", solver_options=TIGHT).transport(z0, None, 2, weights=weights)
+    errors = []
+    for substeps in (8, 16, 32, 64):
+        flow = FlowPosterior(potential, substeps=substeps, label=label)
+        fine, fine_log_det = flow.transport(z0, None, 2, weights=weights)
+        errors.append(((fine - z).norm().item(), (fine_log_det - log_det).norm().item()))
+    for kind in zip(*errors, strict=True):
+        assert kind[0] > 1e-4, "nothing moves: the test tests nothing"
+        assert slope(kind)[-1] == pytest.approx(1, abs=0.06)
+
+
+def test_fixed_steps_converge_with_their_order():
+    potential, z0 = make_potential(3, strength=2.0), randn(6, 3)
+    exact = FlowPosterior(potential, None, solver="dopri8", solver_options={"rtol": 1e-13, "atol": 1e-13})
+    end = exact.transport(z0, 0, 1)[0]
+    for method, order in (("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)):
+        errors = [
+            (FlowPosterior(potential, None, solver=method, substeps=n).transport(z0, 0, 1)[0] - end).norm().item()
+            for n in (2, 4, 8)
+        ]
+        assert slope(errors)[-1] == pytest.approx(order, abs=0.35), method
+
+
+@settings(max_examples=6)
+@given(st.integers(1, 4), seeds, st.sampled_from([1, 3]))
+def test_continuous_time_moves_and_spreads_exact_solutions_exactly(dim, seed, steps):
+    z0, root = randn(5, dim, seed=seed), symmetric(dim, seed, 1.0)
+    stretch = Stretch(root @ root)
+    for potential, growth in (
+        (Spread(), torch.full((dim,), 1.0, dtype=z0.dtype)),
+        (stretch, stretch.strengths),
+    ):
+        flow = FlowPosterior(potential, solver="dopri5", solver_options=TIGHT)
+        z, log_det = flow.transport(z0, 0, steps)
+        close(z, torch.stack([potential.end(z0, t) for t in range(steps + 1)], 1), 1e-8)
+        # the map is z0 + t S_0 z0, so that the density thins by det(I + t S_0)
+        total = torch.stack([(1 + t * growth).log().sum() for t in range(1, steps + 1)])
+        close(log_det.cumsum(1), total.expand(5, -1), 1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", FIXED + ADAPTIVE)
+def test_every_method_moves_back_and_forth_and_passes_gradients(method, dtype):
+    potential, z0 = make_potential(3, 2, strength=1.5, dtype=dtype), randn(4, 3, dtype=dtype)
+    substeps = 8 if method in FIXED else 1
+    truth = FlowPosterior(potential.double(), solver="dopri8", solver_options=TIGHT).transport(z0.double(), 1, 2)
+    potential.to(dtype)
+    # the default tolerances would cost methods of low order thousands of steps
+    loose = {"rtol": 1e-5, "atol": 1e-6} if method in ("bosh3", "fehlberg2", "adaptive_heun") else {}
+    flow = FlowPosterior(potential, solver=method, substeps=substeps, solver_options=loose)
+    z, log_det = flow.transport(z0, 1, 2)
+    assert z.dtype == log_det.dtype == dtype
+    tolerance = 2e-3 if method in ("midpoint", "heun2", "heun3") else 1e-3 if loose or dtype == torch.float32 else 2e-5
+    close(z.double(), truth[0], tolerance)
+    close(log_det.double(), truth[1], tolerance)
+    close(flow.inverse(z[:, -1], 1, 2), z0, 1e-3 if loose or dtype == torch.float32 else 1e-5)
+    q0 = gaussian(4, 3, dtype=dtype)
+    path = flow(q0, 1, steps=2)
+    close(path.log_q[:, -1], flow.log_prob(path.z[:, -1], q0, 1, 2), 1e-3)
+    assert not path.folds.any()
+    loss = path.log_q.sum() + path.z.square().sum()
+    for name, parameter in potential.named_parameters():
+        (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True)
+        assert gradient.isfinite().all(), name
+        assert gradient[1].abs().max() > 0, name
+        assert gradient[0].abs().max() == 0, f"{name}: the other potential does not act"
+
+
+def test_switching_happens_between_the_steps():
+    """Each step integrates its own potential, over its own unit of time."""
+    potential, z0 = make_potential(3, 3, strength=2.0), randn(4, 3)
+    labels = torch.tensor([[0, 2, 1], [1, 1, 1], [2, 0, 0], [0, 1, 2]])
+    flow = FlowPosterior(Opaque(potential), solver="rk4", substeps=4)
+    z, log_det = flow.transport(z0, labels, 3)
+    for b in range(4):
+        for t in range(3):
+
+            def field(s, x, k=int(labels[b, t])):
+                return potential.gradients(x, s)[k]
+
+            y, h = z[b, t].detach(), 0.25
+            for n in range(4):  # torchdiffeq's rk4 is the 3/8 rule
+                s = t + n * h
+                k1 = field(s, y)
+                k2 = field(s + h / 3, y + h * k1 / 3)
+                k3 = field(s + 2 * h / 3, y + h * (k2 - k1 / 3))
+                k4 = field(s + h, y + h * (k1 - k2 + k3))
+                y = y + h * (k1 + 3 * k2 + 3 * k3 + k4) / 8
+            close(z[b, t + 1], y, 1e-12)
+    alone = FlowPosterior(potential, solver="rk4", substeps=4)
+    close(alone.transport(z0[:1], labels[:1], 3)[1], log_det[:1], 1e-12)
+
+
+def test_hutchinson_along_an_ode_is_the_trace_on_average():
+    potential, z0, n = make_potential(3, strength=2.0), randn(1, 3), 2000
+    exact = FlowPosterior(potential, solver="rk4", substeps=4).transport(z0, 0, 2)[1]
+    generator = torch.Generator().manual_seed(0)
+    flow = FlowPosterior(potential, "hutchinson", solver="rk4", substeps=4)
+    _, estimates = flow.transport(z0.expand(n, -1), 0, 2, generator=generator)
+    standard_error = estimates.std(0) / n**0.5
+    assert (standard_error > 1e-6).all()
+    assert ((estimates.mean(0) - exact[0]).abs() < 4 * standard_error).all()
+    assert flow(gaussian(3, 3), 0, steps=1).folds is None
+
+
+def test_no_densities_along_an_ode_on_request():
+    path = FlowPosterior(make_potential(3), None, solver="rk4")(gaussian(4, 3), 0, steps=2)
+    assert path.log_q is path.log_det is path.folds is None
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_inverse_of_an_ode_has_the_gradient_of_the_inverse(method):
+    potential, z_T = make_potential(2, strength=1.5), randn(3, 2).requires_grad_()
+    options = TIGHT if method == "dopri5" else {"step_size": 0.05}
+    flow = FlowPosterior(potential, solver=method, solver_options=options)
+    assert torch.autograd.gradcheck(lambda y: flow.inverse(y, 0, 1), z_T, atol=1e-5, rtol=1e-5)
+
+
+def test_a_coarse_solver_is_still_inverted():
+    """One midpoint step backwards is not the inverse of one forwards, so the library has to mend it."""
+    potential, z0 = make_potential(3, strength=2.0), randn(5, 3)
+    flow = FlowPosterior(potential, None, solver="midpoint")
+    z_T = flow.transport(z0, 0, 2)[0][:, -1]
+    unmended = FlowPosterior(potential, None, solver="dopri5", solver_options=TIGHT).inverse(z_T, 0, 2)
+    assert (unmended - z0).norm() > 1e-3, "the solver is not coarse: the test tests nothing"
+    close(flow.inverse(z_T, 0, 2), z0, 2e-6)
+
+
+def test_an_ode_solver_that_cannot_retrace_says_so():
+    with pytest.raises(ValueError, match=r"inverse: got latents .* step 1 .*'midpoint' does not retrace") as error:
+        FlowPosterior(Reflection(), None, solver="midpoint").inverse(1 + rand(3, 2), 0, 1)
+    assert error.value.step == 1
+    assert error.value.samples == [0, 1, 2]
+
+
+class Cliff(torch.nn.Module):
+    """A field that blows up within one unit of time."""
+
+    def forward(self, z, t):
+        return (z.abs().pow(3).sum(-1) * 5).unsqueeze(-1)
+
+
+def test_a_field_that_explodes_names_the_solver_and_the_time():
+    flow = FlowPosterior(Cliff(), None, solver="dopri5")
+    with pytest.raises(ValueError, match=r"solver: got .* between t = 0 and 1, expected a smooth field; loosen"):
+        flow.transport(torch.full((2, 2), 4.0), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "nonsense"}, "solver: got 'nonsense'"),
+        ({"solver": "rk4", "solver_options": {"stepsize": 0.1}}, "solver: got 'rk4'.*stepsize"),
+        ({"solver": "dopri5", "substeps": 4}, "solver: got 'dopri5'.*step_size"),
+        ({"solver": "rk4", "substeps": 4, "solver_options": {"step_size": 0.1}}, "substeps: got 4"),
+        ({"solver": "rk4", "label": "start"}, "label: got 'start'"),
+        ({"solver": "rk4", "log_det": "laplacian"}, "log_det: got 'laplacian'"),
+        ({"solver_options": {"rtol": 0.1}}, "solver_options: got {'rtol': 0.1} with solver='euler'"),
+    ],
+)
+def test_bad_solver_settings_are_named_at_once(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        FlowPosterior(make_potential(2), **options)
+    assert "expected" in str(error.value)
+
+
+def test_options_may_be_nested_as_torchdiffeq_takes_them():
+    potential, z0 = make_potential(2), randn(3, 2)
+    results = [
+        FlowPosterior(potential, None, solver="rk4", **options).transport(z0, 0, 1)[0]
+        for options in (
+            {"substeps": 4},
+            {"solver_options": {"step_size": 0.25}},
+            {"solver_options": {"options": {"step_size": 0.25}}},
+        )
+    ]
+    close(results[0], results[1], 0)
+    close(results[0], results[2], 0)
