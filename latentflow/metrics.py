@@ -131,7 +131,7 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
         decoded, target: (B, T+1, ...).
     """
     _check_sequences("decoded", decoded, "target", target)
-    pixels = target[0, 0].numel()
+    pixels = target.shape[2:].numel()
     return gaussian_constant(pixels) - 0.5 * (target - decoded).square().flatten(2).sum(2)
 
 

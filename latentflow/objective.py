@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 from latentflow.posterior import LatentPath
 from latentflow.prior import DiffusionPrior
@@ -56,7 +56,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 def _kl_to_standard_normal(path: LatentPath) -> Tensor:
     start = path.z[:, 0]
     standard = Independent(Normal(torch.zeros_like(start), torch.ones_like(start)), 1)
-    if isinstance(path.q0, MultivariateNormal):
+    if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
         return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity))
     try:
