@@ -104,6 +104,12 @@ class HJConstraint(nn.Module):
         with torch.autocast(path.z.device.type, enabled=False):
             z = _latents(path.z[:, :-1])
             steps = z.shape[1]
+            num = derivatives.number_of_potentials(self.potential, z[:, 0])
+            if path.weights.shape[-1] != num:
+                raise ValueError(
+                    f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
+                    "give flow and constraint the same potential"
+                )
             k = path.k if isinstance(path.k, int) else None  # a label spares the potentials that do not act
             weights = path.weights if k is None else path.weights[..., k : k + 1]
             t = path.times[1:] if self.label == "end" else path.times[:-1]
@@ -123,12 +129,13 @@ class HJConstraint(nn.Module):
         if self.force is None:
             return residual, None
         force = derivatives.values(self.force, z, t)
-        force = force if k is None else force[..., k : k + 1]
-        if force.shape != residual.shape:
+        num = residual.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
+        if force.shape != (*z.shape[:-1], num):
             raise ValueError(
-                f"force(z, t): got {force.shape[-1]} forces, expected {residual.shape[-1]} like the potential; "
+                f"force(z, t): got shape {tuple(force.shape)}, expected {(*z.shape[:-1], num)} like the potential; "
                 "give both the same num"
             )
+        force = force if k is None else force[..., k : k + 1]
         return residual - force, force
 
     def _initial(self, z: Tensor, k: int | None) -> Tensor:

@@ -118,6 +118,11 @@ def _gradient_of_rows(potential: nn.Module, times: Tensor, active: int | Tensor)
 
 def _mix(u: Tensor, active: int | Tensor) -> Tensor:
     """(N, K) -> (N,)."""
+    if u.shape[-1] != active.shape[-1] if isinstance(active, Tensor) else not active < u.shape[-1]:
+        named = f"{active.shape[-1]} potentials" if isinstance(active, Tensor) else f"a potential {active}"
+        raise ValueError(
+            f"potential(z, t): got {u.shape[-1]} columns, expected {named}; return as many as the attribute num says"
+        )
     if isinstance(active, Tensor):
         return (u * active.reshape(u.shape)).sum(-1)
     return u[:, active]
@@ -126,8 +131,18 @@ def _mix(u: Tensor, active: int | Tensor) -> Tensor:
 def _rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """Z as (N, dim) and t as (N,), of z's dtype and device."""
     require_floating("z", z, "pass latents")
-    times = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(z.shape[:-1])
-    return z.reshape(-1, z.shape[-1]), times.reshape(-1)
+    times = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    lead = z.shape[:-1]
+    if (
+        z.ndim < 1
+        or times.ndim > len(lead)
+        or any(n not in (1, m) for n, m in zip(times.shape[::-1], lead[::-1], strict=False))
+    ):
+        raise ValueError(
+            f"z, t: got shapes {tuple(z.shape)} and {tuple(times.shape)}, expected (..., dim) and a scalar or (...); "
+            "put the latent on the last axis and give each latent one time"
+        )
+    return z.reshape(-1, z.shape[-1]), times.expand(lead).reshape(-1)
 
 
 def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor) -> Tensor:

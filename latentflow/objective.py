@@ -55,6 +55,8 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 
 def _kl_to_standard_normal(path: LatentPath) -> Tensor:
     start = path.z[:, 0]
+    if start.shape[0] == 0:  # torch's `Independent` fails on an empty batch
+        return start.new_zeros(0)
     standard = Independent(Normal(torch.zeros_like(start), torch.ones_like(start)), 1)
     if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)

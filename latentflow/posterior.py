@@ -140,13 +140,15 @@ class FlowPosterior(nn.Module):
             ValueError: shapes or values that do not fit; each message says got, expected and the fix.
         """
         _check_q0(q0, getattr(self.potential, "dim", None))
+        q0 = _with_full_precision(q0)
         with torch.autocast(_device(q0), enabled=False):
             z0 = _in_full_precision(_sample(q0, generator))
+        with torch.autocast(z0.device.type, enabled=False):
             what = acting(self.potential, z0, k, weights, steps)
             z, log_det, folds = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
             if log_det is not None:
-                start = q0.log_prob(z0)
+                start = _log_prob(q0, z0)
                 log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
             return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what.label)
@@ -213,11 +215,16 @@ class FlowPosterior(nn.Module):
             FoldError: as `inverse`.
         """
         _check_q0(q0, getattr(self.potential, "dim", None))
+        if isinstance(z_T, Tensor) and z_T.ndim == 2 and q0.batch_shape[0] not in (1, z_T.shape[0]):
+            raise ValueError(
+                f"q0: got batch shape {tuple(q0.batch_shape)} for {z_T.shape[0]} latents, expected ({z_T.shape[0]},) or (1,); "
+                "give each latent its posterior, or all of them one"
+            )
         z0 = self.inverse(z_T, k, steps, weights=weights)
         with torch.autocast(_device(z0), enabled=False):
             _, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None)
             assert log_det is not None
-            return q0.log_prob(z0) - log_det.sum(1)
+            return _log_prob(_with_full_precision(q0), z0) - log_det.sum(1)
 
     def _roll_out(
         self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None
@@ -325,9 +332,28 @@ def _sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
         return draw()
 
 
+def _log_prob(q0: Distribution, z0: Tensor) -> Tensor:
+    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch."""
+    value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
+    return value
+
+
+def _with_full_precision(q0: Distribution) -> Distribution:
+    """An encoder under autocast gives a half-precision Gaussian, whose log density would be off by the rounding of log std."""
+    if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
+        return q0
+    mean, std = q0.base_dist.loc, q0.base_dist.scale
+    if mean.dtype not in (torch.float16, torch.bfloat16) and std.dtype == mean.dtype:
+        return q0
+    return Independent(Normal(_in_full_precision(mean), _in_full_precision(std)), q0.reinterpreted_batch_ndims)
+
+
 def _device(x: object) -> str:
     if isinstance(x, Distribution):
-        x = x.mean
+        try:
+            x = x.mean
+        except NotImplementedError:  # a transformed distribution does not know its mean
+            return _device(getattr(x, "base_dist", None))
     return x.device.type if isinstance(x, Tensor) else "cpu"
 
 

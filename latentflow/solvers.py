@@ -121,6 +121,8 @@ def _one_step(
         return (motion,) if rate is None else (motion, rate(state[0], t, step))
 
     start = (z,) if rate is None else (z, torch.zeros_like(z[:, 0]))
+    if z.shape[0] == 0:  # adaptive solvers find no step size for an empty batch
+        return start[0], start[-1]
     try:
         end_state = torchdiffeq.odeint(derivative, start, span, method=method, **_with_tolerances(options, z.dtype))
     except AssertionError as error:  # adaptive solvers assert that their step size has not vanished
