@@ -104,6 +104,7 @@ def categorical_kl(logits: Tensor) -> Tensor:
     require_floating("logits", logits, "pass unnormalised log-probabilities")
     if logits.ndim != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (B, K); add the missing axis")
+    require_finite("logits", logits, "an impossible choice is a large negative logit, not -inf")
     with torch.autocast(logits.device.type, enabled=False):
         log_probability = F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
         return (log_probability.exp() * (log_probability + math.log(logits.shape[1]))).sum(-1)

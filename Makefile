@@ -1,0 +1,31 @@
+# make demo    train on real digits, print the table, write runs/demo/figure.png and runs/demo/results.json
+# make test    the whole test suite with branch coverage
+# make lint    ruff and mypy          make docs    the documentation, into docs/_build/html
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/examples
+	$(RUN) examples/mnist.py --out runs/demo --overwrite
+
+test: $(VENV)/test
+	$(RUN) -m pytest -q --cov --cov-report=term --cov-fail-under=95
+
+lint: $(VENV)/test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy --strict latentflow
+
+docs: $(VENV)/docs
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# One stamp for each extra; installed anew when the dependencies change.
+$(VENV)/%: pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

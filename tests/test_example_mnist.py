@@ -1,0 +1,142 @@
+"""The MNIST example from end to end: what it writes, what it refuses, that it learns, and that resuming changes nothing."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import mnist as example
+import pytest
+import torch
+import train as loop
+from data.digits import digits
+from data.transformations import TRANSFORMATIONS
+from evaluate import evaluate
+from safetensors.torch import load_file
+
+SHORT = example.Settings(steps=4, batch=6, save_every=2, held_out=24, threads=1)
+
+
+def run(out: Path, **changes: object) -> dict:
+    example.main(dataclasses.replace(SHORT, out=out, **changes))
+    return json.loads((out / "results.json").read_text())
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    return load_file(checkpoint / "model.safetensors")
+
+
+@pytest.mark.parametrize("supervision", ["labels", "none"])
+def test_writes_what_it_promises(tmp_path: Path, supervision: str) -> None:
+    results = run(tmp_path, supervision=supervision)
+    assert list(results["transformations"]) == list(TRANSFORMATIONS)
+    for row in results["transformations"].values():
+        assert row["error"] > 0
+        assert row["identity"] > 0
+        assert 0 <= row["folds"] <= 1
+    bounds = results["bounds"]
+    assert bounds["marginal"] < bounds["gaussian_constant"]
+    assert bounds["initial"] < bounds["gaussian_constant"]
+    assert bounds["importance_weighted"] < bounds["gaussian_constant"]
+    assert len(results["compositions"]) == 6
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    with (tmp_path / "log.csv").open() as log:
+        assert [row["step"] for row in csv.DictReader(log)] == ["1", "2", "3", "4"]
+    if supervision == "none":
+        selection = results["selection"]
+        assert sorted(selection["potential_of"]) == [0, 1, 2]
+        assert sum(map(sum, selection["confusion"])) == 3 * 24
+
+
+@pytest.mark.parametrize("supervision", ["labels", "none"])
+def test_resuming_repeats_the_uninterrupted_run_bit_for_bit(
+    tmp_path: Path, supervision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", supervision=supervision)
+    save = loop._save
+
+    def die_after_saving(*args: object) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", die_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", supervision=supervision)
+    monkeypatch.undo()
+    run(tmp_path / "cut", supervision=supervision, resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    if supervision == "none":
+        assert cut["selector.temperature"] < 1
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "cut/log.csv").read_text()
+
+
+def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for changes, said in (
+        ({}, "--overwrite"),
+        ({"resume": True, "steps": 6}, r"steps 4 -> 6"),
+        ({"resume": True, "overwrite": True}, "both"),
+        ({"steps": 0}, "at least 1"),
+        ({"learning_rate": float("nan")}, "positive"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run(tmp_path, **changes)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint"):
+        run(tmp_path / "empty", resume=True)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    state = checkpoint / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match="whole checkpoint"):
+        run(tmp_path, resume=True)
+
+
+def test_missing_data_stop_the_run_before_any_file_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTFLOW_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("data.mnist.MIRRORS", ())
+    with pytest.raises(ValueError, match="MNIST"):
+        run(tmp_path / "out", data="mnist")
+    assert not (tmp_path / "out").exists()
+
+
+def test_decoding_some_frames_is_an_unbiased_estimate_of_decoding_all() -> None:
+    torch.manual_seed(0)
+    model = example.build(SHORT, 16).double()
+    x, z = torch.rand(3, 9, 3, 16, 16, dtype=torch.float64), torch.randn(3, 9, 16, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        whole = model.eval().reconstruction(z, x)
+        model.train()
+        draws = torch.stack([model.reconstruction(z, x, generator) for _ in range(300)])
+    error = draws.std() / len(draws) ** 0.5
+    assert (draws.mean() - whole).abs() < 4 * error
+    assert draws.std() > 0
+
+
+def test_it_learns_to_move(tmp_path: Path) -> None:
+    results = run(tmp_path, steps=250, batch=32, save_every=250)
+    ratio = {name: row["error"] / row["identity"] for name, row in results["transformations"].items()}
+    assert ratio["coloring"] < 0.6
+    assert ratio["rotation"] < 0.8
+
+
+def test_evaluation_does_not_depend_on_the_chunks() -> None:
+    torch.manual_seed(0)
+    model = example.build(SHORT, 16)
+    images = digits()[1][:10]
+    whole, parts = (evaluate(model, images, 8, chunk=chunk)["transformations"] for chunk in (10, 3))
+    for name in TRANSFORMATIONS:
+        assert whole[name]["error"] == pytest.approx(parts[name]["error"], rel=1e-5)
+        assert whole[name]["identity"] == pytest.approx(parts[name]["identity"], rel=1e-5)
