@@ -1,0 +1,312 @@
+"""Bad input: each mistake raises at once, and its message says what was got, what was expected, and the fix."""
+
+import dataclasses
+import math
+import re
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from latentflow import (
+    DiffusionPrior,
+    FlowPosterior,
+    HJConstraint,
+    NegativeForce,
+    Potential,
+    flow_kl,
+)
+from tests.problems import Wave, gaussian, make_potential, rand, randn
+
+P = make_potential(3, 2)
+Q = gaussian(4, 3)
+Z = randn(4, 3)
+FLOW, USER = FlowPosterior(P), FlowPosterior(Wave(3, 2).double())
+PATH = FLOW(Q, 0, steps=2)
+PRIOR = DiffusionPrior(2, dtype=torch.float64)
+NAN = torch.full((4, 2), math.nan)
+
+
+class Says(torch.nn.Module):
+    """A module whose attribute and output may disagree."""
+
+    def __init__(self, num, columns):
+        super().__init__()
+        self.num, self.columns = num, columns
+
+    def forward(self, z, t):
+        return z[:, :1].expand(-1, self.columns)
+
+
+def spoiled(z, *rows):
+    z = z.clone()
+    z[list(rows), 0] = math.inf
+    return z
+
+
+def acting(flow=FLOW, steps=2, **what):
+    return lambda: flow(Q, steps=steps, **what)
+
+
+MISTAKES = {
+    # what acts
+    "neither": (acting(), ValueError, "k, weights: got neither, expected exactly one"),
+    "both": (acting(k=0, weights=rand(4, 2)), ValueError, "k, weights: got both"),
+    "k too large": (acting(k=2), ValueError, "k: got 2, expected 0, ..., 1"),
+    "k negative": (acting(k=-1), ValueError, "k: got -1"),
+    "k bool": (acting(k=True), TypeError, "k: got True (bool), expected integers"),
+    "k float": (acting(k=1.0), TypeError, "k: got 1.0 (float), expected integers; .* weights="),
+    "k list": (acting(k=[0, 1, 0, 1]), TypeError, "k: got [0, 1, 0, 1] (list)"),
+    "k floating tensor": (acting(k=torch.zeros(4)), TypeError, "k: got a tensor of torch.float32, .* weights="),
+    "k bool tensor": (acting(k=torch.zeros(4).bool()), TypeError, "k: got a tensor of torch.bool"),
+    "k complex": (acting(k=torch.zeros(4).cfloat()), TypeError, "k: got a tensor of torch.complex64"),
+    "k wrong batch": (acting(k=torch.zeros(3).long()), ValueError, "k: got shape (3,), expected (4,) or (4, 2)"),
+    "k wrong steps": (acting(k=torch.zeros(4, 3).long()), ValueError, "k: got shape (4, 3)"),
+    "k column": (acting(k=torch.zeros(4, 1).long()), ValueError, "k: got shape (4, 1)"),
+    "labels out of range": (acting(k=torch.tensor([0, 1, 2, 5])), ValueError, "k: got labels from 0 to 5, expected 0"),
+    "labels negative": (acting(k=torch.tensor([0, 1, -1, 0])), ValueError, "k: got labels from -1 to 1"),
+    "weights integer": (
+        acting(weights=torch.ones(4, 2).long()),
+        TypeError,
+        "weights: got a tensor of torch.int64, .* as k",
+    ),
+    "weights bool": (acting(weights=torch.ones(4, 2).bool()), TypeError, "weights: got a tensor of torch.bool"),
+    "weights list": (acting(weights=[0.5, 0.5]), TypeError, "weights: got list"),
+    "weights negative": (acting(weights=-rand(4, 2)), ValueError, "weights: got values from -"),
+    "weights nan": (acting(weights=NAN), ValueError, "weights: got values from nan"),
+    "weights inf": (acting(weights=NAN.nan_to_num(math.inf)), ValueError, "weights: got values from inf"),
+    "weights wrong K": (
+        acting(weights=rand(4, 3)),
+        ValueError,
+        "weights: got shape (4, 3), expected (4, 2) or (4, 2, 2)",
+    ),
+    "weights wrong steps": (acting(weights=rand(4, 5, 2)), ValueError, "weights: got shape (4, 5, 2)"),
+    "weights unbatched": (acting(weights=rand(2)), ValueError, "weights: got shape (2,)"),
+    # steps
+    "no steps": (acting(k=0, steps=0), ValueError, "steps: got 0, expected at least 1"),
+    "negative steps": (acting(k=0, steps=-1), ValueError, "steps: got -1"),
+    "fractional steps": (acting(k=0, steps=2.5), TypeError, "steps: got 2.5 (float), expected an int"),
+    "missing steps": (lambda: FLOW.transport(Z, 0), TypeError, "steps: got None"),
+    # where it starts
+    "q0 a tensor": (lambda: FLOW(Z, 0, steps=2), TypeError, "q0: got Tensor, expected a torch.distributions"),
+    "q0 without event dim": (
+        lambda: FLOW(Normal(Z, 1.0), 0, steps=2),
+        ValueError,
+        "q0: got batch shape (4, 3) and event shape (), expected (B,) and (3,); .* Independent(Normal(mu, std), 1)",
+    ),
+    "q0 without batch": (
+        lambda: FLOW(Independent(Normal(Z[0], 1.0), 1), 0, steps=2),
+        ValueError,
+        "q0: got batch shape () and event shape (3,)",
+    ),
+    "q0 of another dim": (
+        lambda: FLOW(gaussian(4, 5), 0, steps=2),
+        ValueError,
+        "q0: .* event shape (5,), expected (B,) and (3,)",
+    ),
+    "q0 of another dim for log_prob": (
+        lambda: FLOW.log_prob(Z, gaussian(4, 5), 0, 2),
+        ValueError,
+        "q0: got batch shape",
+    ),
+    "q0 two event dims": (
+        lambda: USER(Independent(Normal(Z[None], 1.0), 2), 0, steps=2),
+        ValueError,
+        "q0: got batch shape (1,) and event shape (4, 3), expected (B,) and (dim,)",
+    ),
+    "q0 of another batch": (
+        lambda: FLOW.log_prob(Z, gaussian(5, 3), 0, 2),
+        ValueError,
+        "q0: got batch shape (5,) for 4 latents",
+    ),
+    "q0 of another dtype": (
+        lambda: FLOW(gaussian(4, 3, dtype=torch.float32), 0, steps=2),
+        TypeError,
+        "z: got dtype torch.float32, expected torch.float64",
+    ),
+    "q0 gives nan": (
+        lambda: FLOW(
+            Independent(Normal(spoiled(Z, 1, 3), 1.0, validate_args=False), 1, validate_args=False), 0, steps=2
+        ),
+        ValueError,
+        "z: got non-finite latents in samples [1, 3], expected .*; q0 gave them",
+    ),
+    # latents
+    "z0 integer": (lambda: FLOW.transport(Z.long(), 0, 2), TypeError, "z0: got dtype torch.int64, expected a floating"),
+    "z0 a list": (lambda: FLOW.transport([0.0], 0, 2), TypeError, "z0: got list"),
+    "z0 unbatched": (lambda: FLOW.transport(Z[0], 0, 2), ValueError, "z0: got shape (3,), expected (B, 3)"),
+    "z0 of another dim": (lambda: FLOW.transport(Z[:, :2], 0, 2), ValueError, "z0: got shape (4, 2), expected (B, 3)"),
+    "z0 a path": (lambda: USER.transport(Z[None], 0, 2), ValueError, "z0: got shape (1, 4, 3), expected (B, dim)"),
+    "z0 not finite": (
+        lambda: FLOW.transport(spoiled(Z, 2), 0, 2),
+        ValueError,
+        "z0: got 1 non-finite values in samples [2]",
+    ),
+    "many not finite": (
+        lambda: FLOW.transport(spoiled(randn(20, 3), *range(20)), 0, 2),
+        ValueError,
+        "z0: got 20 non-finite values in samples [0, 1, 2, 3, 4, 5, 6, 7, ... 20 in all]",
+    ),
+    "z_T not finite": (lambda: FLOW.inverse(spoiled(Z, 0), 0, 2), ValueError, "z_T: got 1 non-finite"),
+    "z_T not finite for log_prob": (lambda: FLOW.log_prob(spoiled(Z, 0), Q, 0, 2), ValueError, "z_T: got 1 non-finite"),
+    "path not finite": (
+        lambda: PRIOR.log_prob(replaced(z=spoiled(PATH.z, 1))),
+        ValueError,
+        "path.z: got .* in samples [1]",
+    ),
+    "z of another dtype": (lambda: P(Z.float(), 1.0), TypeError, "z: got dtype torch.float32, expected torch.float64"),
+    "z integer": (lambda: P(Z.long(), 1.0), TypeError, "z: got dtype torch.int64"),
+    "z of another dim": (lambda: P(Z[:, :2], 1.0), ValueError, "z: got shape (4, 2), expected (..., 3)"),
+    "z without axes": (lambda: P(Z[0, 0], 1.0), ValueError, "z: got shape ()"),
+    "z without axes for a user": (
+        lambda: HJConstraint(USER.potential).residual(Z[0, 0], 1.0),
+        ValueError,
+        "z, t: got shapes () and ()",
+    ),
+    "residual of a list": (lambda: HJConstraint(P).residual([1.0], 1.0), TypeError, "z: got list"),
+    "residual not finite": (
+        lambda: HJConstraint(P).residual(spoiled(Z, 3), 1.0),
+        ValueError,
+        "z: got 1 .* in samples [3]",
+    ),
+    "initial not finite": (
+        lambda: HJConstraint(P).initial(spoiled(Z, 3)[3]),
+        ValueError,
+        "z: got 1 non-finite values, expected",
+    ),
+    # time
+    "t of another shape": (lambda: P(Z, torch.zeros(3)), ValueError, "t: got shape (3,), expected a scalar or (4,)"),
+    "t with too many axes": (lambda: P(Z, torch.zeros(4, 1)), ValueError, "t: got shape (4, 1)"),
+    "t of another shape for a user": (
+        lambda: HJConstraint(USER.potential).residual(Z, torch.zeros(3)),
+        ValueError,
+        "z, t: got shapes (4, 3) and (3,)",
+    ),
+    # modules
+    "dim 0": (lambda: Potential(0), ValueError, "dim: got 0, expected at least 1"),
+    "dim float": (lambda: Potential(3.0), TypeError, "dim: got 3.0 (float), expected an int"),
+    "num 0": (lambda: NegativeForce(3, 0), ValueError, "num: got 0"),
+    "hidden 0": (lambda: Potential(3, hidden=0), ValueError, "hidden: got 0"),
+    "integer parameters": (
+        lambda: Potential(3, dtype=torch.int64),
+        TypeError,
+        "dtype: got torch.int64, expected a floating",
+    ),
+    "a function as potential": (
+        lambda: FlowPosterior(lambda z, t: z),
+        TypeError,
+        "potential: got function, expected an nn.Module",
+    ),
+    "a function in the constraint": (lambda: HJConstraint(lambda z, t: z), TypeError, "potential: got function"),
+    "a function as force": (lambda: HJConstraint(P, lambda z, t: z), TypeError, "force: got function"),
+    "unknown log_det": (
+        lambda: FlowPosterior(P, "cholesky"),
+        ValueError,
+        "log_det: got 'cholesky', expected one of 'exact'",
+    ),
+    "unknown label": (
+        lambda: FlowPosterior(P, label="middle"),
+        ValueError,
+        "label: got 'middle', expected one of 'end'",
+    ),
+    "unknown solver": (lambda: FlowPosterior(P, solver="leapfrog"), ValueError, "solver: got 'leapfrog'"),
+    "substeps 0": (lambda: FlowPosterior(P, substeps=0), ValueError, "substeps: got 0"),
+    "substeps float": (lambda: FlowPosterior(P, substeps=2.0), TypeError, "substeps: got 2.0"),
+    "unknown bound": (
+        lambda: flow_kl(PATH, PRIOR, bound="tight"),
+        ValueError,
+        "bound: got 'tight', expected one of 'marginal'",
+    ),
+    "no densities": (
+        lambda: flow_kl(FlowPosterior(P, None)(Q, 0, steps=2), PRIOR),
+        ValueError,
+        "path.log_q: got None, expected densities; .* bound='initial'",
+    ),
+    "unknown times": (lambda: HJConstraint(P, times="random"), ValueError, "times: got 'random'"),
+    "unknown label of the constraint": (lambda: HJConstraint(P, label="x"), ValueError, "label: got 'x'"),
+    "negative price": (
+        lambda: HJConstraint(P, NegativeForce(3, 2), force_penalty=-1.0),
+        ValueError,
+        "force_penalty: got -1.0",
+    ),
+    "price of nothing": (
+        lambda: HJConstraint(P, force_penalty=1.0),
+        ValueError,
+        "force_penalty: got 1.0 without a force",
+    ),
+    "nan weight": (lambda: HJConstraint(P, initial_weight=math.nan), ValueError, "initial_weight: got nan"),
+    "unknown form": (lambda: DiffusionPrior(2, form="cold"), ValueError, "form: got 'cold'"),
+    "negative diffusion": (lambda: DiffusionPrior(2, -0.1), ValueError, "init: got -0.1"),
+    "nan diffusion": (lambda: DiffusionPrior(2, math.nan), ValueError, "init: got nan"),
+    "diffusion of another K": (
+        lambda: DiffusionPrior(2, torch.ones(3)),
+        ValueError,
+        "init: got shape (3,), expected a number or (2,)",
+    ),
+    # components that do not fit each other
+    "prior of another K": (
+        lambda: DiffusionPrior(3).log_prob(PATH),
+        ValueError,
+        "path.weights: got shape (4, 2, 2), expected (B, T, 3)",
+    ),
+    "kl of another K": (lambda: flow_kl(PATH, DiffusionPrior(1)), ValueError, "path.weights: got shape"),
+    "constraint of another K": (
+        lambda: HJConstraint(make_potential(3, 1))(PATH),
+        ValueError,
+        "path.weights: got 2 potentials, expected 1",
+    ),
+    "user's constraint of another K": (
+        lambda: HJConstraint(Wave(3, 3).double())(PATH),
+        ValueError,
+        "path.weights: got 2 .* expected 3",
+    ),
+    "force of another K": (
+        lambda: HJConstraint(P, NegativeForce(3, 3, dtype=torch.float64))(PATH),
+        ValueError,
+        "force(z, t): got shape (4, 2, 3), expected (4, 2, 2)",
+    ),
+    "force of another K in the residual": (
+        lambda: HJConstraint(P, NegativeForce(3, 1, dtype=torch.float64)).residual(Z, 1.0),
+        ValueError,
+        "force(z, t): got shape (4, 1), expected (4, 2)",
+    ),
+    "module whose num lies": (
+        acting(FlowPosterior(Says(3, 1)), k=2),
+        ValueError,
+        "potential(z, t): got 1 columns, expected",
+    ),
+    "module whose num lies to weights": (
+        acting(FlowPosterior(Says(3, 1)), weights=rand(4, 3)),
+        ValueError,
+        "potential(z, t): got 1 columns, expected 3",
+    ),
+}
+
+
+def replaced(**fields):
+    return dataclasses.replace(PATH, **fields)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_say_got_expected_and_the_fix(name):
+    make, error, message = MISTAKES[name]
+    # the messages above are literal but for " .* ", which stands for anything
+    pattern = ".*".join(re.escape(part) for part in message.split(".*"))
+    with pytest.raises(error, match=pattern) as caught:
+        make()
+    assert re.search(r"got .*expected .*; \w", str(caught.value), re.DOTALL), caught.value
+
+
+@pytest.mark.parametrize("substeps", [1, 3])
+def test_explosions_name_step_and_samples(substeps):
+    class Blast(torch.nn.Module):
+        """Only latents beyond 1 explode, and only from the second step on."""
+
+        def forward(self, z, t):
+            return (
+                (z.clamp_min(1).sum(-1) * torch.where(t > 1, math.inf, 0.0)).nan_to_num(posinf=math.inf).unsqueeze(-1)
+            )
+
+    z0 = torch.tensor([[0.0], [2.0], [0.5], [3.0]], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"z: got non-finite latents in samples \[1, 3\].* they appeared in step 2"):
+        FlowPosterior(Blast(), None, substeps=substeps).transport(z0, 0, 4)
