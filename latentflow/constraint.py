@@ -23,12 +23,12 @@ class HJConstraint(nn.Module):
     Args:
         potential: `Potential` or any module with ``forward(z, t) -> (..., K)``; the one that the flow uses.
         force: f, usually `NegativeForce`; None is the ordinary Hamilton-Jacobi equation, f = 0.
-        force_penalty: price on the size of the force; adds ``force_penalty * (1/T) sum_t sum_k w |f|``. A free force
+        force_penalty: price on the size of the force; adds ``force_penalty * (1/T) sum_t sum_k w abs(f)``. A free force
             (price 0, as in the paper) can absorb any residual.
         initial_weight: factor of the initial term, which holds the motion at time 0 to nothing. 0 leaves it out.
         times: "grid" evaluates at the integers t = 1, ..., T as the paper; "uniform" draws one t from each (t-1, t], because
             a residual that is small on the integers need not be small in between.
-        label: the flow's own `label`: "end" evaluates r at (z_{t-1}, t), "start" at (z_{t-1}, t-1).
+        label: the flow's own `label`: "end" evaluates r at :math:`(z_{t-1}, t)`, "start" at :math:`(z_{t-1}, t-1)`.
 
     Shapes:
         ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
@@ -37,7 +37,7 @@ class HJConstraint(nn.Module):
         ValueError: force and potential disagree on K, latents are not finite, or an option is unknown.
 
     Example:
-        The potential of an optimal transport has residual 0:
+        This potential of an optimal transport has residual 0:
 
         >>> import torch
         >>> from latentflow import HJConstraint
@@ -89,13 +89,13 @@ class HJConstraint(nn.Module):
         )
 
     def residual(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """r^k(z, t) of every potential, (..., K)."""
+        r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
         with torch.autocast(_device_of(z), enabled=False):
             z = _latents(z)
             return self._residual_and_force(z, t, None)[0]
 
     def initial(self, z: Tensor) -> Tensor:
-        """|grad u^k(z, 0)|^2 of every potential, (..., K)."""
+        r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
         with torch.autocast(_device_of(z), enabled=False):
             return self._initial(_latents(z), None)
 

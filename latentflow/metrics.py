@@ -27,6 +27,9 @@ def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B,).
 
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two frames.
+
     Example:
         >>> import torch
         >>> from latentflow.metrics import equivariance_error
@@ -41,6 +44,9 @@ def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
 
 def identity_error(target: Tensor) -> Tensor:
     """The error of a perfect autoencoder whose latents never move, (B,): the floor that a flow has to beat.
+
+    Args:
+        target: (B, T+1, ...), the true sequences.
 
     Example:
         >>> import torch
@@ -57,10 +63,23 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
     The first depends on the scale of the latent space, the second does not: 0 is perfect, 1 is no better than standing still.
 
     Args:
-        z: (B, T+1, dim), the path.  encoded: (B, T+1, dim), posterior means of the true frames.
+        z: (B, T+1, dim), the path.
+        encoded: (B, T+1, dim), posterior means of the true frames.
 
     Returns:
         (B,) absolute and (B,) relative errors; relative to 0 motion, the error is inf, or nan where it is 0 too.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two frames.
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import latent_equivariance_error
+        >>> encoded = torch.tensor([[[0.0], [1.0], [2.0]]])
+        >>> latent_equivariance_error(torch.tensor([[[0.0], [1.0], [1.5]]]), encoded)
+        (tensor([0.5000]), tensor([0.1667]))
+
+    Source: Song et al. 2023, section 4.1, for the absolute error.
     """
     _check_sequences("z", z, "encoded", encoded)
     error = equivariance_error(z, encoded)
@@ -70,12 +89,26 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
 def evidence_bound(
     log_likelihood: Tensor, path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal"
 ) -> Tensor:
-    """Lower bound on the evidence of each sequence, (B,), in nats.
+    r"""Lower bound on the evidence of each sequence, (B,), in nats.
 
     Args:
-        log_likelihood: (B, T+1), log p(x_t | z_t) at the latents of the path.
-        path, prior, bound: as in `flow_kl`. "marginal", (A), bounds sum_t log p_t(x_t); "initial", (B), bounds
-            log p(x_0, ..., x_T | k).
+        log_likelihood: (B, T+1), :math:`\log p(x_t | z_t)` at the latents of the path.
+        path, prior, bound: as in `flow_kl`. "marginal", (A), bounds :math:`\sum_t \log p_t(x_t)`; "initial", (B), bounds
+            :math:`\log p(x_0, ..., x_T | k)`.
+
+    Raises:
+        ValueError: log_likelihood is not (B, T+1), or the marginal bound is asked for a path without densities.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import DiffusionPrior, FlowPosterior, Potential
+        >>> from latentflow.metrics import evidence_bound, gaussian_log_likelihood
+        >>> q0 = Independent(Normal(torch.zeros(5, 2), torch.ones(5, 2)), 1)
+        >>> path = FlowPosterior(Potential(2))(q0, 0, steps=3)
+        >>> log_likelihood = gaussian_log_likelihood(path.z, torch.zeros(5, 4, 2))
+        >>> evidence_bound(log_likelihood, path, DiffusionPrior()).shape
+        torch.Size([5])
 
     Source: Song et al. 2023, eq. 6.
     """
@@ -100,16 +133,31 @@ def importance_weighted_bound(
     samples: int = 100,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Importance-weighted bound on log p(x_0, ..., x_T | k) with S samples of z_0, (B,), in nats.
+    r"""Importance-weighted bound on :math:`\log p(x_0, ..., x_T | k)` with S samples of z_0, (B,), in nats.
 
-    :math:`\log \frac1S \sum_s \frac{p(z_0^s)}{q(z_0^s)} \prod_t p(x_t | z_t^s)`, the flow being shared by prior and
+    :math:`\log \frac{1}{S} \sum_s \frac{p(z_0^s)}{q(z_0^s)} \prod_t p(x_t | z_t^s)`, the flow being shared by prior and
     posterior. It grows with S towards the evidence and needs no determinant, as both densities ride the same flow.
 
     Args:
-        log_likelihood: maps a path (B, T+1, dim) to log p(x_t | z_t), (B, T+1).
-        potential, or a `FlowPosterior`, which then decides about solver and label.
+        log_likelihood: maps a path (B, T+1, dim) to :math:`\log p(x_t | z_t)`, (B, T+1).
+        potential: what moves the latents, or a `FlowPosterior`, which then decides about solver and label.
         q0, k, weights, steps, generator: as in `FlowPosterior`.
-        samples: S.
+        samples: S, at least 1.
+
+    Raises:
+        TypeError, ValueError: as `FlowPosterior`, or samples is not a positive int.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import Potential
+        >>> from latentflow.metrics import gaussian_log_likelihood, importance_weighted_bound
+        >>> q0 = Independent(Normal(torch.zeros(5, 2), torch.ones(5, 2)), 1)
+        >>> images = torch.zeros(5, 4, 2)
+        >>> def log_likelihood(z):
+        ...     return gaussian_log_likelihood(z, images)  # z stands for the decoded frames
+        >>> importance_weighted_bound(log_likelihood, Potential(2), q0, 0, steps=3, samples=10).shape
+        torch.Size([5])
 
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
@@ -125,10 +173,19 @@ def importance_weighted_bound(
 
 
 def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
-    """Log N(x_t; Dec(z_t), I) of each frame, (B, T+1), in nats: never above `gaussian_constant`.
+    r""":math:`\log N(x_t; \mathrm{Dec}(z_t), I)` of each frame, (B, T+1), in nats: never above `gaussian_constant`.
 
     Args:
         decoded, target: (B, T+1, ...).
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two frames.
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import gaussian_log_likelihood
+        >>> gaussian_log_likelihood(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))
+        tensor([[-0.9189, -0.9189]])
     """
     _check_sequences("decoded", decoded, "target", target)
     pixels = target.shape[2:].numel()
@@ -136,7 +193,12 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
 
 
 def gaussian_constant(pixels: int) -> float:
-    """-(pixels / 2) log 2 pi: what no model with a unit-variance Gaussian decoder can exceed. Print it beside such values.
+    r""":math:`-\frac{n}{2} \log 2\pi` nats for n pixel values, which no model with a unit-variance Gaussian decoder exceeds.
+
+    Print it beside such values.
+
+    Args:
+        pixels: n, all channels counted.
 
     Example:
         >>> from latentflow.metrics import gaussian_constant

@@ -22,18 +22,30 @@ LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
 @dataclass(frozen=True)
 class LatentPath:
-    """A batch of latent paths and their densities. T is the number of steps, so there are T + 1 latents.
+    r"""A batch of latent paths and their densities. T is the number of steps, so there are T + 1 latents.
 
     Attributes:
         z: (B, T+1, dim), the latents.
-        log_q: (B, T+1), log q_t(z_t) in nats; None without densities.
-        log_det: (B, T), log |det(I + H_t)| of each step, or the integral of the Laplacian along an ODE; None likewise.
+        log_q: (B, T+1), :math:`\log q_t(z_t)` in nats; None without densities.
+        log_det: (B, T), :math:`\log\lvert\det(I + H_t)\rvert` of each step, or the integral of the Laplacian along an ODE;
+            None likewise.
         folds: (B, T) bool, where the smallest eigenvalue of I + H is not positive, so that the step is no transport map and
             the density is that of one branch; known with exact log-determinants, else None.
         weights: (B, T, K), how strongly each potential acted in each step.
         times: (T+1,), 0, ..., T.
         q0: the distribution of z_0.
         k: the labels that the weights were made from, None where weights were given.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import FlowPosterior, Potential
+        >>> q0 = Independent(Normal(torch.zeros(8, 4), torch.ones(8, 4)), 1)
+        >>> path = FlowPosterior(Potential(dim=4))(q0, 0, steps=5)
+        >>> path.z.shape, path.log_det.shape, int(path.folds.sum())
+        (torch.Size([8, 6, 4]), torch.Size([8, 5]), 0)
+
+    Source: Song et al. 2023, eq. 9, for `log_q` and `log_det`.
     """
 
     z: Tensor
@@ -47,7 +59,7 @@ class LatentPath:
 
 
 class FlowPosterior(nn.Module):
-    r"""Carry q(z_0 | x_0) along the potentials: :math:`z_t = z_{t-1} + \sum_k w_t^k \nabla u^k(z_{t-1}, t)`.
+    r"""Carry :math:`q(z_0 | x_0)` along the potentials: :math:`z_t = z_{t-1} + \sum_k w_t^k \nabla u^k(z_{t-1}, t)`.
 
     What acts is said by exactly one of two arguments, in every method:
 
@@ -58,9 +70,10 @@ class FlowPosterior(nn.Module):
         potential: `Potential`, or any module with ``forward(z, t) -> (..., K)``; t comes as a tensor with z's leading shape.
             Rows of z must not interact.
         log_det: "exact" (and folds are reported); "hutchinson", the second-order expansion
-            tr H - tr H^2 / 2 by one Rademacher probe; "laplacian", log |1 + tr H|, eq. 10 as printed; None, no densities.
-        solver: "euler" is the paper's map; any torchdiffeq method integrates dz/ds = sum_k w_t^k grad u^k(z, s) over
-            [t-1, t] in continuous time, with log_det the integral of the Laplacian.
+            :math:`\mathrm{tr}\,H - \frac12 \mathrm{tr}\,H^2` by one Rademacher probe; "laplacian",
+            :math:`\log\lvert 1 + \mathrm{tr}\,H\rvert`, eq. 10 as printed; None, no densities.
+        solver: "euler" is the paper's map; any torchdiffeq method integrates :math:`dz/ds = \sum_k w_t^k \nabla u^k(z, s)`
+            over [t-1, t] in continuous time, with log_det the integral of the Laplacian.
         substeps: Euler takes n substeps ``z += grad u(z, t-1+(j+1)/n) / n``; fixed-step torchdiffeq methods likewise.
         solver_options: for torchdiffeq, for example ``{"rtol": 1e-6, "atol": 1e-6}`` or ``{"step_size": 0.1}``.
         label: "end" evaluates Euler's step t at time t, as the paper; "start" at t - 1, which moves solutions of the
@@ -162,7 +175,23 @@ class FlowPosterior(nn.Module):
         weights: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The deterministic core: latents z0 (B, dim) to the path (B, T+1, dim) and the log-determinants (B, T) or None."""
+        """The deterministic core, for plain tensors: from z_0 to the whole path.
+
+        Args:
+            z0: (B, dim).
+            k, weights, steps: as for the flow itself.
+            generator: draws Hutchinson's probes.
+
+        Returns:
+            The path (B, T+1, dim), z0 first, and the log-determinants (B, T), or None in their place.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import FlowPosterior, Potential
+            >>> z, log_det = FlowPosterior(Potential(dim=4)).transport(torch.zeros(8, 4), 0, steps=5)
+            >>> z.shape, log_det.shape
+            (torch.Size([8, 6, 4]), torch.Size([8, 5]))
+        """
         with torch.autocast(_device(z0), enabled=False):
             z0 = self._latents("z0", z0)
             z, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
@@ -176,13 +205,21 @@ class FlowPosterior(nn.Module):
         *,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """A z_0 (B, dim) which `transport` carries to z_T (B, dim), with I + H positive definite at every step.
+        """A z_0 (B, dim) that `transport` carries to z_T (B, dim), with I + H positive definite at every step.
 
         The residual of every step is verified. Where the map is not injective there may be others; uniqueness is not
         certified. Differentiable to first order, in z_T and in the parameters.
 
         Raises:
             FoldError: no such preimage was found, naming step and samples.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import FlowPosterior, Potential
+            >>> flow, z0 = FlowPosterior(Potential(dim=4)), torch.randn(8, 4)
+            >>> z, _ = flow.transport(z0, 0, steps=5)
+            >>> torch.allclose(flow.inverse(z[:, -1], 0, steps=5), z0, atol=1e-4)
+            True
         """
         with torch.autocast(_device(z_T), enabled=False):
             z = self._latents("z_T", z_T)
@@ -210,6 +247,11 @@ class FlowPosterior(nn.Module):
 
         The log-determinants are exact whatever `log_det` the flow was made with. With folds this is the density of the
         branch that `inverse` found.
+
+        Args:
+            z_T: (B, dim).
+            q0: the density of z_0, batch shape (B,) or (1,) and event shape (dim,).
+            k, weights, steps: as for the flow itself.
 
         Raises:
             FoldError: as `inverse`.

@@ -43,7 +43,7 @@ class Potential(nn.Module):
     The network is the one of *Flow Factorized Representation Learning* (supplement): a tanh layer on z, a sinusoidal
     embedding of t through a small GELU network, a tanh layer on their sum and a linear read-out. The potential counts
     only up to a function of t alone, so the read-out has no bias; `bounded=True` adds the paper's output tanh with its
-    bias, which makes |u| < 1.
+    bias, which keeps u between -1 and 1.
 
     Args:
         dim: size d of a latent, at least 1.
@@ -131,11 +131,14 @@ class Potential(nn.Module):
         return self._local(z, t).value.T.reshape(*z.shape[:-1], self.num)
 
     def gradients(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """Grad u^k(z, t) of each potential, (..., K, dim)."""
+        r""":math:`\nabla u^k(z, t)` of each potential, (..., K, dim)."""
         return self.first_derivatives(z, t)[1]
 
     def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | None = None) -> tuple[Tensor, Tensor]:
-        """du/dt (..., K) and grad u (..., K, dim) of all potentials; with `k`, (..., 1) and (..., 1, dim) of that one."""
+        r""":math:`\partial_t u` (..., K) and :math:`\nabla u` (..., K, dim) of all potentials.
+
+        With `k`, of that one alone: (..., 1) and (..., 1, dim).
+        """
         local = self._local(z, t, k)
         rate = self._time_branch(z, t, k, derivative=True)
         time_derivative = (local.time_coefficient * rate).sum(-1)
@@ -145,13 +148,13 @@ class Potential(nn.Module):
         return time_derivative.T.reshape(*lead, num), gradients.transpose(0, 1).reshape(*lead, num, self.dim)
 
     def gradient(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
-        """sum_k w^k grad u^k, (..., dim); `active` is one index, or weights (..., K)."""
+        r""":math:`\sum_k w^k \nabla u^k`, (..., dim); `active` is one index, or weights (..., K)."""
         k, weights = self._split(active)
         coefficient = _weighted(self._local(z, t, k).gradient_coefficient, weights)
         return self._back_to_latent(coefficient, k).reshape(z.shape)
 
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor, *, reduced: bool = False) -> Tensor:
-        """sum_k w^k grad grad^T u^k, (..., r, r).
+        r""":math:`H = \sum_k w^k \nabla\nabla^\top u^k`, (..., r, r); `active` is one index, or weights (..., K).
 
         r is dim; or, with `reduced` and K hidden < dim, the size K hidden of an orthonormal basis of the rows of the
         input layers. H is zero outside of their span, so det(I + H) and whether I + H > 0 are the same in that basis.
@@ -175,7 +178,7 @@ class Potential(nn.Module):
         return hessian.reshape(*z.shape[:-1], size, size)
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
-        """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H."""
+        r""":math:`\sum_k w^k H^k v`, (..., dim), for v (..., dim), without forming H."""
         k, weights = self._split(active)
         local = self._local(z, t, k)
         weight, middle = _chosen(self.input_weight, k), _chosen(self.hidden_weight, k)
@@ -188,7 +191,7 @@ class Potential(nn.Module):
         return self._back_to_latent(_weighted(coefficient, weights), k).reshape(z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
-        """sum_k w^k tr H^k, (...)."""
+        r""":math:`\sum_k w^k \mathrm{tr}\, H^k`, (...)."""
         k, weights = self._split(active)
         local = self._local(z, t, k)
         weight = _chosen(self.input_weight, k)

@@ -37,7 +37,7 @@ class GumbelSelector(nn.Module):
         >>> weights.sum(-1).tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0]
 
-    Source: Song et al. 2023, supplement eq. 15; Jang et al. 2017.
+    Source: Song et al. 2023, supplement A.2; Jang et al. 2017.
     """
 
     temperature: Tensor
@@ -92,6 +92,10 @@ def categorical_kl(logits: Tensor) -> Tensor:
 
     Returns:
         (B,), between 0 and log K.
+
+    Raises:
+        TypeError: logits are not floating.
+        ValueError: logits are not (B, K) or not finite.
 
     Example:
         >>> import torch

@@ -18,11 +18,23 @@ Rate = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class FoldError(ValueError):
-    """No preimage with I + H positive definite was found.
+    """No preimage with I + H positive definite was found. A `ValueError`.
 
     Attributes:
         step: the step of the path (1, ..., T) that could not be inverted.
         samples: indices into the batch of the latents concerned.
+
+    Example:
+        >>> import torch
+        >>> from latentflow import FlowPosterior, FoldError
+        >>> class Mirror(torch.nn.Module):  # z + grad u = -z
+        ...     def forward(self, z, t):
+        ...         return -z.square().sum(-1, keepdim=True)
+        >>> try:
+        ...     FlowPosterior(Mirror()).inverse(torch.ones(2, 3), 0, steps=1)
+        ... except FoldError as error:
+        ...     print(error.step, error.samples)
+        1 [0, 1]
     """
 
     def __init__(self, step: int, samples: list[int], reason: str) -> None:
