@@ -1,0 +1,100 @@
+"""Sphinx settings. The build needs no network: no intersphinx, and formulas become MathML, which browsers draw themselves."""
+
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (sys.path[0], os.environ.get("PYTHONPATH")))
+)  # of the notebooks
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors everywhere: threads would only wait for each other
+
+import latentflow
+
+project = "latentflow"
+author = "The latentflow authors"
+copyright = author
+release = version = latentflow.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+default_role = "code"
+html_theme = "furo"
+html_title = f"latentflow {release}"
+html_static_path = ["_static"]
+html_css_files = ["extra.css"]
+html_copy_source = html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "force"  # everything published has run against this very source
+nb_execution_raise_on_error = True
+nb_execution_timeout = 60
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Shapes"]
+
+logger = logging.getLogger(__name__)
+
+
+_NAMED = re.compile(r"(<mi>(?:log|det|cos|cosh|tanh|tr|diag|softmax)</mi>)(?!\s*<mo[^>]*>\()")
+
+
+def _mathml(source, *, block):
+    # docutils reads \frac12 as \frac{12}, and leaves no space between a named function and its argument.
+    source = re.sub(r"\\frac(\w)(\w)", r"\\frac{\1}{\2}", source).replace(r"\dots", r"\ldots")
+    try:
+        return _NAMED.sub(r'<mrow>\1<mspace width="0.17em"/></mrow>', tex2mathml(source, as_block=block))
+    except MathError as error:
+        logger.warning("no MathML for %r: %s", source, error)
+        return f"<code>{source}</code>"
+
+
+def _visit_inline(writer, node):
+    writer.body.append(_mathml(node.astext(), block=False))
+    raise nodes.SkipNode
+
+
+def _visit_block(writer, node):
+    writer.body.append(f'<div class="formula">{_mathml(node.astext(), block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def public_symbols():
+    """Every name that the library publishes."""
+    for name in latentflow.__all__:
+        if not inspect.ismodule(getattr(latentflow, name)):
+            yield f"latentflow.{name}"
+    for name, value in vars(latentflow.metrics).items():
+        if inspect.isfunction(value) and value.__module__ == "latentflow.metrics" and not name.startswith("_"):
+            yield f"latentflow.metrics.{name}"
+
+
+def _check_that_all_is_documented(app, environment):
+    documented = environment.domains["py"].objects
+    for symbol in public_symbols():
+        if symbol not in documented:
+            logger.warning("%s is public, but no page documents it; add it to api.md", symbol)
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
+    app.config.html_math_renderer = "mathml"
+    app.connect("env-check-consistency", _check_that_all_is_documented)
