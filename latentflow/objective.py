@@ -16,8 +16,8 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 
     * ``bound="marginal"``, bound (A), eq. 6: the one-sample estimate :math:`\sum_{t=0}^T \log q_t(z_t) - \log p_t(z_t)`. With
       the reconstruction terms it bounds :math:`\sum_t \log p_t(x_t)`, the sum of the marginals.
-    * ``bound="initial"``, bound (B): KL(q_0 || N(0, I)), in closed form where torch knows one, else from the sample z_0.
-      With the deterministic flow shared by prior and posterior it bounds the evidence of the sequence,
+    * ``bound="initial"``, bound (B): :math:`\mathrm{KL}(q_0 \| N(0, I))`, in closed form where torch knows one, else from
+      the sample z_0. With the deterministic flow shared by prior and posterior it bounds the evidence of the sequence,
       :math:`\log p(x_0, ..., x_T | k)`. It needs no densities along the flow, hence works with ``log_det=None``.
 
     Args:

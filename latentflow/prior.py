@@ -39,9 +39,10 @@ class _Projection(torch.autograd.Function):
 
 
 class DiffusionPrior(nn.Module):
-    r"""Prior :math:`p_t = N(0, s_t I)` with :math:`s_t = 1 + 2 \sum_{s \le t} \sum_k w_s^k D_k`, D_k >= 0 learned for each k.
+    r"""Prior :math:`p_t = N(0, s_t I)` with :math:`s_t = 1 + 2 \sum_{s \le t} \sum_k w_s^k D_k`.
 
-    This is the exact solution of :math:`\partial_t p = D_k \nabla^2 p` from a standard Gaussian, one unit of time per step.
+    :math:`D_k \ge 0` is learned for each k. This is the exact solution of :math:`\partial_t p = D_k \nabla^2 p` from a standard
+    Gaussian, one unit of time per step.
 
     Args:
         num: number K of transformations.
@@ -99,7 +100,7 @@ class DiffusionPrior(nn.Module):
         return f"num={self.num}, form={self.form!r}"
 
     def variance(self, weights: Tensor) -> Tensor:
-        """s_0, ..., s_T, (B, T+1), for weights (B, T, K)."""
+        r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K)."""
         if weights.ndim != 3 or weights.shape[-1] != self.num:
             raise ValueError(
                 f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
@@ -115,7 +116,7 @@ class DiffusionPrior(nn.Module):
         return torch.stack(variances, 1)
 
     def log_prob(self, path: LatentPath) -> Tensor:
-        """Log p_t(z_t) at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
+        r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         with torch.autocast(path.z.device.type, enabled=False):
             require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)

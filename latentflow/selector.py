@@ -20,8 +20,10 @@ class GumbelSelector(nn.Module):
     Args:
         classifier: any module that takes the sequence and returns logits (B, K).
         num: number K of potentials.
-        start, minimum, rate: the temperature is ``max(minimum, start * exp(-rate * iteration))`` once `anneal` is called.
-            The defaults are the paper's, made for 90,000 iterations; short runs need a larger rate.
+        start: the temperature at first.
+        minimum: the temperature at last.
+        rate: how fast it falls: `anneal` sets it to ``max(minimum, start * exp(-rate * iteration))``. The defaults are the
+            paper's, made for 90,000 iterations; short runs need a larger rate.
 
     Shapes:
         ``weights, logits = selector(x, generator=None)``: x as the classifier takes it -> (B, K) and (B, K).
