@@ -54,14 +54,16 @@ napoleon_custom_sections = ["Shapes"]
 logger = logging.getLogger(__name__)
 
 
-_NAMED = re.compile(r"(<mi>(?:log|det|cos|cosh|tanh|tr|diag|softmax)</mi>)(?!\s*<mo[^>]*>\()")
-
-
 def _mathml(source, *, block):
-    # docutils reads \frac12 as \frac{12}, and leaves no space between a named function and its argument.
+    # docutils reads \frac12 as \frac{12}, knows no \dots and takes every bar for an infix operator.
     source = re.sub(r"\\frac(\w)(\w)", r"\\frac{\1}{\2}", source).replace(r"\dots", r"\ldots")
+    source = re.sub(r"\\\|(.+?)\\\|", r"\\lVert \1\\rVert", source)
     try:
-        return _NAMED.sub(r'<mrow>\1<mspace width="0.17em"/></mrow>', tex2mathml(source, as_block=block))
+        result = tex2mathml(source, as_block=block)
+        result = re.sub(r'<mo class="mathopen">(?=[|‖])', '<mo form="prefix" stretchy="false">', result)
+        result = re.sub(r"<mo>(?=[|‖])", '<mo form="postfix" stretchy="false">', result)
+        # A thin space between log and z, none between log and a bracket.
+        return re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>[(|‖])", '<mspace width="0.17em"/>', result)
     except MathError as error:
         logger.warning("no MathML for %r: %s", source, error)
         return f"<code>{source}</code>"
