@@ -35,7 +35,7 @@ OPTIONS = [
     {},
     {"substeps": 3},
     {"label": "start"},
-    {"solver": "rk4", "substeps": 4},
+    {"solver": "rk4", "substeps": 2},
 ]
 
 

@@ -175,6 +175,7 @@ def test_categorical_kl_of_certainty():
         (lambda: categorical_kl(torch.zeros(3)), ValueError, r"logits: got shape \(3,\)"),
         (lambda: categorical_kl(torch.zeros(3, 0)), ValueError, r"logits: got shape \(3, 0\)"),
         (lambda: categorical_kl(torch.zeros(3, 2).long()), TypeError, "logits: got dtype torch.int64"),
+        (lambda: categorical_kl(torch.full((3, 2), -math.inf)), ValueError, "logits: got 6 non-finite"),
     ],
 )
 def test_bad_input_is_named(make, error, message):

@@ -64,7 +64,7 @@ def test_fixed_steps_converge_with_their_order():
         assert slope(errors)[-1] == pytest.approx(order, abs=0.35), method
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(st.integers(1, 4), seeds, st.sampled_from([1, 3]))
 def test_continuous_time_moves_and_spreads_exact_solutions_exactly(dim, seed, steps):
     z0, root = randn(5, dim, seed=seed), symmetric(dim, seed, 1.0)
