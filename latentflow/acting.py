@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,23 @@ class Acting:
     """What acts in each step, in the form that `derivatives` takes."""
 
     weights: Tensor  # (B, T, K)
-    label: int | Tensor | None
+    label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
 
     @property
     def steps(self) -> int:
         return self.weights.shape[1]
 
     def at(self, step: int) -> int | Tensor:
-        """One index, or weights (B, K), for step 0, ..., T-1."""
-        return self.label if isinstance(self.label, int) else self.weights[:, step]
+        """One index, labels (B,) or weights (B, K), for step 0, ..., T-1."""
+        if self.label is None:
+            return self.weights[:, step]
+        return self.label[:, step] if isinstance(self.label, Tensor) else self.label
 
     def fine(self, substeps: int) -> int | Tensor:
-        """One index, or weights (B, T substeps, K)."""
-        return self.label if isinstance(self.label, int) else self.weights.repeat_interleave(substeps, 1)
+        """One index, labels (B, T substeps) or weights (B, T substeps, K)."""
+        if isinstance(self.label, int):
+            return self.label
+        return (self.weights if self.label is None else self.label).repeat_interleave(substeps, 1)
 
 
 def acting(
@@ -48,13 +54,17 @@ def acting(
         row = torch.zeros(num, dtype=z.dtype, device=z.device)
         row[label] = 1
         return Acting(row.expand(z.shape[0], steps, num), label)
-    one_hot = F.one_hot(label.clamp(0, num - 1), num).to(z.dtype)
-    return Acting(one_hot if label.ndim == 2 else one_hot[:, None].expand(-1, steps, -1), label)
+    label = label.clamp(0, num - 1)  # of no effect on checked labels; unchecked ones are taken on trust, not to crash
+    one_hot = F.one_hot(label, num).to(z.dtype)
+    if label.ndim == 2:
+        return Acting(one_hot, label)
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps))
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     fix = "pass an int or integer labels; a mixture goes to weights="
-    if isinstance(k, int) and not isinstance(k, bool):
+    if isinstance(k, SupportsIndex) and not isinstance(k, (bool, Tensor)):
+        k = operator.index(k)
         if not 0 <= k < num:
             raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")
         return k

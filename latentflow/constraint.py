@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
+from latentflow.initial import device_type, in_full_precision
 from latentflow.posterior import LatentPath
 from latentflow.validate import one_of, require_finite, require_floating
 
@@ -90,13 +91,13 @@ class HJConstraint(nn.Module):
 
     def residual(self, z: Tensor, t: Tensor | float) -> Tensor:
         r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
-        with torch.autocast(_device_of(z), enabled=False):
+        with torch.autocast(device_type(z), enabled=False):
             z = _latents(z)
             return self._residual_and_force(z, t, None)[0]
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
-        with torch.autocast(_device_of(z), enabled=False):
+        with torch.autocast(device_type(z), enabled=False):
             return self._initial(_latents(z), None)
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
@@ -110,44 +111,45 @@ class HJConstraint(nn.Module):
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
                     "give flow and constraint the same potential"
                 )
-            k = path.k if isinstance(path.k, int) else None  # a label spares the potentials that do not act
-            weights = path.weights if k is None else path.weights[..., k : k + 1]
+            # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
+            label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
+            weights = path.weights if label is None else torch.ones_like(path.weights[..., :1])
             t = path.times[1:] if self.label == "end" else path.times[:-1]
             if self.times == "uniform":
                 cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
                 t = path.times[1:] - cell  # in (t-1, t]
-            residual, force = self._residual_and_force(z, t, k)
+            residual, force = self._residual_and_force(z, t, label)
             penalty = residual.square() if force is None else residual.square() - self.force_penalty * force
             total = (weights * penalty).sum((1, 2)) / steps
             if self.initial_weight > 0:
-                total = total + self.initial_weight * (weights[:, 0] * self._initial(z[:, 0], k)).sum(-1)
+                first = label[:, 0] if isinstance(label, Tensor) else label
+                total = total + self.initial_weight * (weights[:, 0] * self._initial(z[:, 0], first)).sum(-1)
             return total
 
-    def _residual_and_force(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[Tensor, Tensor | None]:
-        rate, gradients = derivatives.first_derivatives(self.potential, z, t, k)
+    def _residual_and_force(
+        self, z: Tensor, t: Tensor | float, label: int | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(..., K) of every potential, or (..., 1) of the labelled one."""
+        rate, gradients = derivatives.first_derivatives(self.potential, z, t, label)
         residual = rate + 0.5 * gradients.square().sum(-1)
         if self.force is None:
             return residual, None
         force = derivatives.values(self.force, z, t)
-        num = residual.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
+        num = residual.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
         if force.shape != (*z.shape[:-1], num):
             raise ValueError(
                 f"force(z, t): got shape {tuple(force.shape)}, expected {(*z.shape[:-1], num)} like the potential; "
                 "give both the same num"
             )
-        force = force if k is None else force[..., k : k + 1]
+        force = derivatives.labelled(force, label)
         return residual - force, force
 
-    def _initial(self, z: Tensor, k: int | None) -> Tensor:
-        return derivatives.first_derivatives(self.potential, z, 0.0, k)[1].square().sum(-1)
-
-
-def _device_of(z: object) -> str:
-    return z.device.type if isinstance(z, Tensor) else "cpu"
+    def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
+        return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
 
 
 def _latents(z: Tensor) -> Tensor:
     z = require_floating("z", z, "pass latents")
-    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    z = in_full_precision(z)
     require_finite("z", z, "look for exploding potentials or a bad encoder")
     return z

@@ -3,7 +3,8 @@
 A user's module sees latents as rows, z (N, dim) with t (N,), and returns (N, K). Rows must not look at each other (no batch
 normalisation in training mode): the derivatives of one sample are read off a sum over all of them.
 
-Everywhere `active` says which potentials act: an index, or weights (..., K).
+Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). A label spares what does not act:
+neither its cost nor an overflow of an inactive potential reaches the result.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from latentflow.validate import require_floating
 
 
 def first_derivatives(
-    potential: nn.Module, z: Tensor, t: Tensor | float, k: int | None = None
+    potential: nn.Module, z: Tensor, t: Tensor | float, label: int | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """du/dt (..., K) and grad u (..., K, dim) of every potential, or of the k-th alone with K = 1."""
+    """du/dt (..., K) and grad u (..., K, dim) of every potential, or of the labelled one alone with K = 1."""
     if has_closed_form(potential):
-        return potential.first_derivatives(z, t, k)
+        if not isinstance(label, Tensor):
+            return potential.first_derivatives(z, t, label)
+        rates, slopes = potential.first_derivatives(z, t)
+        index = label[..., None]
+        return rates.gather(-1, index), slopes.gather(-2, index[..., None].expand(*index.shape, z.shape[-1]))
     rows, times = _rows(z, t)
     u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), rows, times)[:2]
-    chosen = range(u.shape[-1]) if k is None else (k,)
     unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
-    pulled = [pull_back(unit[j].expand_as(u)) for j in chosen]
+    if label is None:
+        pulled = [pull_back(row.expand_as(u)) for row in unit]
+    else:
+        pulled = [pull_back(unit[label].reshape(-1, u.shape[-1]).expand_as(u))]
     gradients = torch.stack([gradient for gradient, _ in pulled], 1)
     time_derivatives = torch.stack([rate for _, rate in pulled], 1)
     lead = z.shape[:-1]
-    return time_derivatives.reshape(*lead, len(chosen)), gradients.reshape(*lead, len(chosen), z.shape[-1])
+    return time_derivatives.reshape(*lead, len(pulled)), gradients.reshape(*lead, len(pulled), z.shape[-1])
 
 
 def gradient(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
@@ -83,18 +90,29 @@ def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
     return u.reshape(*z.shape[:-1], u.shape[-1])
 
 
+def labelled(x: Tensor, label: int | Tensor | None) -> Tensor:
+    """The columns of x (..., K) that act: all, or the labelled one with K = 1."""
+    if label is None:
+        return x
+    return x.gather(-1, label[..., None]) if isinstance(label, Tensor) else x[..., label : label + 1]
+
+
 def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
     """sum_k w^k u^k, (...)."""
     return _mix(_evaluate(potential, *_rows(z, t)), active).reshape(z.shape[:-1])
 
 
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
-    """K, from the attribute `num` or, where there is none, from one evaluation at a latent."""
-    num = getattr(potential, "num", None)
-    if isinstance(num, int) and not isinstance(num, bool):
-        return num
+    """K: known of our own potentials, else found by evaluating one latent; a user's module need not say it."""
+    if has_closed_form(potential):
+        return potential.num
     with torch.no_grad():
         return _evaluate(potential, *_rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
+
+
+def dimension(potential: nn.Module) -> int | None:
+    """The size of a latent where it is known: a user's module may call something else `dim`."""
+    return potential.dim if isinstance(potential, Potential) else None
 
 
 def has_closed_form(potential: nn.Module) -> TypeGuard[Potential]:
@@ -118,14 +136,11 @@ def _gradient_of_rows(potential: nn.Module, times: Tensor, active: int | Tensor)
 
 def _mix(u: Tensor, active: int | Tensor) -> Tensor:
     """(N, K) -> (N,)."""
-    if u.shape[-1] != active.shape[-1] if isinstance(active, Tensor) else not active < u.shape[-1]:
-        named = f"{active.shape[-1]} potentials" if isinstance(active, Tensor) else f"a potential {active}"
-        raise ValueError(
-            f"potential(z, t): got {u.shape[-1]} columns, expected {named}; return as many as the attribute num says"
-        )
-    if isinstance(active, Tensor):
+    if not isinstance(active, Tensor):
+        return u[:, active]
+    if active.is_floating_point():
         return (u * active.reshape(u.shape)).sum(-1)
-    return u[:, active]
+    return u.gather(1, active.reshape(-1, 1)).squeeze(1)
 
 
 def _rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

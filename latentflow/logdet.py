@@ -9,11 +9,10 @@ from latentflow.validate import holds
 
 
 def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Log |det(I + H)| (...) and the folds (...), where the smallest eigenvalue of I + H is not positive.
+    r"""The exact :math:`\log\lvert\det(I + H)\rvert` (...), and the folds (...): where I + H is not positive definite.
 
-    A Cholesky factorisation gives the determinant and, by failing, the folds. Folded samples go through their
-    eigenvalues; where values may not be looked at (compiled, captured, under vmap) through the factor of (I + H)^2, which
-    costs half of the digits on samples close to a singularity and nothing on the others.
+    A Cholesky factorisation gives the determinant and, by failing, the folds. Folded samples go through a QR
+    factorisation, which is as accurate for any matrix.
 
     Args:
         hessian: (..., d, d), symmetric, float32 or float64.
@@ -24,17 +23,20 @@ def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
         >>> exact(torch.diag_embed(torch.tensor([[1.0, 1.0], [-3.0, 0.0]])))
         (tensor([1.3863, 0.6931]), tensor([False,  True]))
     """
-    matrix = hessian + torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    matrix = hessian + identity
     factor, info = torch.linalg.cholesky_ex(matrix)
     folds = info != 0
     unfolded = holds(~folds)
     if unfolded:
-        return _log_det_of_factor(factor), folds
-    if unfolded is False:
-        return _through_eigenvalues(matrix, folds), folds
-    chosen = torch.where(folds[..., None, None], matrix @ matrix, matrix)
-    factor, _ = torch.linalg.cholesky_ex(chosen)
-    return _log_det_of_factor(factor) * torch.where(folds, 0.5, 1.0).to(factor.dtype), folds
+        return _through_cholesky(factor), folds
+    # Each factorisation sees only matrices that it can take, so that no nan comes back through `where`.
+    folded = folds[..., None, None]
+    sound, _ = torch.linalg.cholesky_ex(torch.where(folded, identity, matrix))
+    value = _through_cholesky(sound)
+    if unfolded is None:  # values may not be looked at
+        return value + _through_qr(torch.where(folded, matrix, identity)), folds
+    return value.masked_scatter(folds, _through_qr(matrix[folds])), folds
 
 
 def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
@@ -55,17 +57,13 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
-    return 2 * signs - 1
+    return 2 * torch.empty_like(like).bernoulli_(0.5, generator=generator) - 1
 
 
-def _log_det_of_factor(factor: Tensor) -> Tensor:
+def _through_cholesky(factor: Tensor) -> Tensor:
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _through_eigenvalues(matrix: Tensor, folds: Tensor) -> Tensor:
-    """Cholesky for the sound samples, eigenvalues for the folded ones, in the shape of `folds`."""
-    value = torch.zeros(folds.shape, dtype=matrix.dtype, device=matrix.device)
-    eigenvalues = torch.linalg.eigvalsh(matrix[folds])
-    value = value.masked_scatter(folds, eigenvalues.abs().log().sum(-1))
-    return value.masked_scatter(~folds, _log_det_of_factor(torch.linalg.cholesky(matrix[~folds])))
+def _through_qr(matrix: Tensor) -> Tensor:
+    triangle: Tensor = torch.linalg.qr(matrix).R
+    return triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)

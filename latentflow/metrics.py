@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from latentflow.initial import log_prob
 from latentflow.objective import flow_kl
 from latentflow.posterior import FlowPosterior, LatentPath
 from latentflow.prior import DiffusionPrior
@@ -168,7 +169,7 @@ def importance_weighted_bound(
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
-        log_weights.append(log_likelihood(path.z).sum(1) + log_prior - q0.log_prob(z0))
+        log_weights.append(log_likelihood(path.z).sum(1) + log_prior - log_prob(path.q0, z0))
     return torch.stack(log_weights).logsumexp(0) - math.log(samples)
 
 

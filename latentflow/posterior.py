@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
+from latentflow.initial import check_q0, device_type, in_full_precision, log_prob, sample, with_full_precision
 from latentflow.validate import holds, one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatentPath:
     r"""A batch of latent paths and their densities. T is the number of steps, so there are T + 1 latents.
 
@@ -30,11 +31,12 @@ class LatentPath:
         log_det: (B, T), :math:`\log\lvert\det(I + H_t)\rvert` of each step, or the integral of the Laplacian along an ODE;
             None likewise.
         folds: (B, T) bool, where the smallest eigenvalue of I + H is not positive, so that the step is no transport map and
-            the density is that of one branch; known with exact log-determinants, else None.
+            the density is that of one branch; known with exact log-determinants of Euler's steps, none with adaptive ODE
+            solvers, else None.
         weights: (B, T, K), how strongly each potential acted in each step.
         times: (T+1,), 0, ..., T.
         q0: the distribution of z_0.
-        k: the labels that the weights were made from, None where weights were given.
+        acting: where the weights come from, so that `HJConstraint` can spare the potentials that do not act; may be None.
 
     Example:
         >>> import torch
@@ -55,7 +57,7 @@ class LatentPath:
     weights: Tensor
     times: Tensor
     q0: Distribution
-    k: int | Tensor | None = None
+    acting: Acting | None = None
 
 
 class FlowPosterior(nn.Module):
@@ -68,7 +70,8 @@ class FlowPosterior(nn.Module):
 
     Args:
         potential: `Potential`, or any module with ``forward(z, t) -> (..., K)``; t comes as a tensor with z's leading shape.
-            Rows of z must not interact.
+            Rows of z must not interact, and the same (z, t) must give the same answer: no batch normalisation or dropout
+            in training mode.
         log_det: "exact" (and folds are reported); "hutchinson", the second-order expansion
             :math:`\mathrm{tr}\,H - \frac12 \mathrm{tr}\,H^2` by one Rademacher probe; "laplacian",
             :math:`\log\lvert 1 + \mathrm{tr}\,H\rvert`, eq. 10 as printed; None, no densities.
@@ -152,19 +155,19 @@ class FlowPosterior(nn.Module):
             TypeError: a floating k, integer weights, or q0 is no distribution.
             ValueError: shapes or values that do not fit; each message says got, expected and the fix.
         """
-        _check_q0(q0, getattr(self.potential, "dim", None))
-        q0 = _with_full_precision(q0)
-        with torch.autocast(_device(q0), enabled=False):
-            z0 = _in_full_precision(_sample(q0, generator))
+        check_q0(q0, derivatives.dimension(self.potential))
+        q0 = with_full_precision(q0)
+        with torch.autocast(device_type(q0), enabled=False):
+            z0 = in_full_precision(sample(q0, generator))
         with torch.autocast(z0.device.type, enabled=False):
             what = acting(self.potential, z0, k, weights, steps)
             z, log_det, folds = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
             if log_det is not None:
-                start = _log_prob(q0, z0)
+                start = log_prob(q0, z0)
                 log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
-            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what.label)
+            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what)
 
     def transport(
         self,
@@ -192,7 +195,7 @@ class FlowPosterior(nn.Module):
             >>> z.shape, log_det.shape
             (torch.Size([8, 6, 4]), torch.Size([8, 5]))
         """
-        with torch.autocast(_device(z0), enabled=False):
+        with torch.autocast(device_type(z0), enabled=False):
             z0 = self._latents("z0", z0)
             z, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
             return z, log_det
@@ -208,7 +211,7 @@ class FlowPosterior(nn.Module):
         """A z_0 (B, dim) that `transport` carries to z_T (B, dim), with I + H positive definite at every step.
 
         The residual of every step is verified. Where the map is not injective there may be others; uniqueness is not
-        certified. Differentiable to first order, in z_T and in the parameters.
+        certified. Differentiable, twice with Euler and to first order with an ODE, in z_T and in the parameters.
 
         Raises:
             FoldError: no such preimage was found, naming step and samples.
@@ -221,7 +224,7 @@ class FlowPosterior(nn.Module):
             >>> torch.allclose(flow.inverse(z[:, -1], 0, steps=5), z0, atol=1e-4)
             True
         """
-        with torch.autocast(_device(z_T), enabled=False):
+        with torch.autocast(device_type(z_T), enabled=False):
             z = self._latents("z_T", z_T)
             what = acting(self.potential, z, k, weights, steps)
             if self.solver != "euler":
@@ -256,17 +259,17 @@ class FlowPosterior(nn.Module):
         Raises:
             FoldError: as `inverse`.
         """
-        _check_q0(q0, getattr(self.potential, "dim", None))
+        check_q0(q0, derivatives.dimension(self.potential))
         if isinstance(z_T, Tensor) and z_T.ndim == 2 and q0.batch_shape[0] not in (1, z_T.shape[0]):
             raise ValueError(
                 f"q0: got batch shape {tuple(q0.batch_shape)} for {z_T.shape[0]} latents, expected ({z_T.shape[0]},) or (1,); "
                 "give each latent its posterior, or all of them one"
             )
         z0 = self.inverse(z_T, k, steps, weights=weights)
-        with torch.autocast(_device(z0), enabled=False):
+        with torch.autocast(device_type(z0), enabled=False):
             _, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None)
             assert log_det is not None
-            return _log_prob(_with_full_precision(q0), z0) - log_det.sum(1)
+            return log_prob(with_full_precision(q0), z0) - log_det.sum(1)
 
     def _roll_out(
         self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None
@@ -276,8 +279,9 @@ class FlowPosterior(nn.Module):
             rate = self._laplacian_rate(what, z0, log_det, generator)
             z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
             _require_finite_path(z, 1)
-            # The flow of an ODE is a diffeomorphism: it cannot fold.
-            folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and log_det == "exact" else None
+            # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
+            sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
+            folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
             return z, value, folds
         times = solvers.euler_times(what.steps, self.substeps, self.label, z0)
         fine = solvers.euler(self._field(what), z0, times)
@@ -286,6 +290,7 @@ class FlowPosterior(nn.Module):
         if log_det is None:
             return z, None, None
         value, folds = self._log_det(fine[:, :-1], times.flatten(), what.fine(self.substeps), log_det, generator)
+        _require_finite_log_det(value, self.substeps)
         per_step = (-1, what.steps, self.substeps)
         return z, value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
 
@@ -329,78 +334,15 @@ class FlowPosterior(nn.Module):
 
     def _latents(self, name: str, z: Tensor) -> Tensor:
         require_floating(name, z, "pass latents (B, dim)")
-        dim = getattr(self.potential, "dim", None)
+        dim = derivatives.dimension(self.potential)
         if z.ndim != 2 or (dim is not None and z.shape[1] != dim):
             raise ValueError(
                 f"{name}: got shape {tuple(z.shape)}, expected (B, {'dim' if dim is None else dim}); "
                 "pass one latent for each sample, for example path.z[:, -1]"
             )
-        z = _in_full_precision(z)
+        z = in_full_precision(z)
         require_finite(name, z, "look for exploding weights or bad input")
         return z
-
-
-def _check_q0(q0: object, dim: int | None) -> None:
-    if not isinstance(q0, Distribution):
-        raise TypeError(
-            f"q0: got {type(q0).__name__}, expected a torch.distributions.Distribution; "
-            "build Independent(Normal(mu, std), 1)"
-        )
-    batch, event = tuple(q0.batch_shape), tuple(q0.event_shape)
-    if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
-        raise ValueError(
-            f"q0: got batch shape {batch} and event shape {event}, expected (B,) and "
-            f"({'dim' if dim is None else dim},); make the last axis the event, Independent(Normal(mu, std), 1)"
-        )
-
-
-def _sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
-    if not q0.has_rsample and torch.is_grad_enabled():
-        raise ValueError(
-            f"q0: got {type(q0).__name__} without rsample, expected a reparameterised distribution; "
-            "use one, or sample under torch.no_grad()"
-        )
-    draw: Callable[[], Tensor] = q0.rsample if q0.has_rsample else q0.sample
-    if generator is None:
-        return draw()
-    if isinstance(q0, Independent) and isinstance(q0.base_dist, Normal):
-        mean, std = q0.base_dist.loc, q0.base_dist.scale
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + std * noise
-    # torch.distributions take no generator: seed the global one from it, and put it back afterwards.
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        return draw()
-
-
-def _log_prob(q0: Distribution, z0: Tensor) -> Tensor:
-    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch."""
-    value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
-    return value
-
-
-def _with_full_precision(q0: Distribution) -> Distribution:
-    """An encoder under autocast gives a half-precision Gaussian, whose log density would be off by the rounding of log std."""
-    if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
-        return q0
-    mean, std = q0.base_dist.loc, q0.base_dist.scale
-    if mean.dtype not in (torch.float16, torch.bfloat16) and std.dtype == mean.dtype:
-        return q0
-    return Independent(Normal(_in_full_precision(mean), _in_full_precision(std)), q0.reinterpreted_batch_ndims)
-
-
-def _device(x: object) -> str:
-    if isinstance(x, Distribution):
-        try:
-            x = x.mean
-        except NotImplementedError:  # a transformed distribution does not know its mean
-            return _device(getattr(x, "base_dist", None))
-    return x.device.type if isinstance(x, Tensor) else "cpu"
-
-
-def _in_full_precision(z: Tensor) -> Tensor:
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
 def _require_finite_path(fine: Tensor, substeps: int) -> None:
@@ -414,4 +356,16 @@ def _require_finite_path(fine: Tensor, substeps: int) -> None:
     raise ValueError(
         f"z: got non-finite latents in samples {samples[:8]}, expected finite numbers; {origin}: look for exploding "
         "weights or bad input there"
+    )
+
+
+def _require_finite_log_det(log_det: Tensor, substeps: int) -> None:
+    """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
+    finite = log_det.isfinite()
+    if holds(finite) is not False:
+        return
+    sample, column = (~finite).nonzero()[0].tolist()
+    raise ValueError(
+        f"log_det: got {float(log_det[sample, column])} in sample {sample} at step {column // substeps + 1}, expected a finite "
+        "number; I + H is singular or not finite there: use more substeps, or constrain the potential more"
     )

@@ -32,9 +32,8 @@ class _Local(NamedTuple):
     gradient_coefficient: Tensor  # (K, N, h), p
     inner_curvature: Tensor  # (K, N, h), -2 q h_1 s_1
     outer_curvature: Tensor  # (K, N, h), -2 w h_2 s_2
-    bend: (
-        Tensor | None
-    )  # (K, N, 1), u'' / u'^2 of the output tanh, as it multiplies (grad u)(grad u)^T; None without it
+    bend: Tensor | None  # (K, N, 1), u'' of the output tanh, which multiplies (grad v)(grad v)^T; None without it
+    unbent: Tensor | None  # (K, N, h), p of v, the argument of the output tanh; None without it
 
 
 class Potential(nn.Module):
@@ -72,8 +71,6 @@ class Potential(nn.Module):
     Source: Song et al. 2023, section 4 and supplement; the sinusoid is that of Vaswani et al. 2017.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self,
         dim: int,
@@ -102,8 +99,6 @@ class Potential(nn.Module):
         self.hidden_weight, self.hidden_bias = stacked(self.hidden, self.hidden), stacked(self.hidden)
         self.output_weight = stacked(self.hidden)
         self.output_bias = stacked() if self.bounded else None
-        frequencies = torch.empty(width // 2, device=device, dtype=dtype)
-        self.register_buffer("frequencies", frequencies, persistent=False)  # follows from the width, so not saved
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,9 +114,6 @@ class Potential(nn.Module):
             for parameter in parameters:
                 if parameter is not None:
                     nn.init.uniform_(parameter, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        with torch.no_grad():
-            half = self.frequencies.numel()
-            self.frequencies.copy_(torch.exp(-torch.arange(half) * math.log(10000.0) / (half - 1)))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num={self.num}, hidden={self.hidden}, bounded={self.bounded}"
@@ -139,6 +131,7 @@ class Potential(nn.Module):
 
         With `k`, of that one alone: (..., 1) and (..., 1, dim).
         """
+        k = None if k is None else self._in_range(k)
         local = self._local(z, t, k)
         rate = self._time_branch(z, t, k, derivative=True)
         time_derivative = (local.time_coefficient * rate).sum(-1)
@@ -163,8 +156,8 @@ class Potential(nn.Module):
         local = self._local(z, t, k)
         basis = _chosen(self.input_weight, k)
         if reduced and basis.shape[0] * basis.shape[1] < self.dim:
-            # A^T = Q R, hence A^T N A = Q (R N R^T) Q^T: the rows of A become the columns of R.
-            basis = torch.linalg.qr(basis.flatten(0, 1).mT).R.mT.reshape(*basis.shape[:2], -1)
+            # Q need not be differentiated: A (I - Q Q^T) = 0 takes every such term out of the first derivatives.
+            basis = basis @ torch.linalg.qr(basis.detach().flatten(0, 1).mT).Q
         size = basis.shape[-1]
         pairs = (basis[..., :, None] * basis[..., None, :]).flatten(0, 1).flatten(1)  # (K h, r r)
         inner = _weighted(local.inner_curvature, weights).transpose(0, 1).flatten(1)  # (N, K h)
@@ -172,8 +165,8 @@ class Potential(nn.Module):
         layers = self._second_layer_jacobian(local, basis, k)  # C, (K, N, h, r)
         outer = _weighted(local.outer_curvature, weights)
         hessian = hessian + ((layers * outer[..., None]).mT @ layers).sum(0)
-        if local.bend is not None:
-            slopes = local.gradient_coefficient @ basis  # (K, N, r)
+        if local.bend is not None and local.unbent is not None:
+            slopes = local.unbent @ basis  # grad v, (K, N, r)
             hessian = hessian + torch.einsum("kni,knj->nij", slopes * _weighted(local.bend, weights), slopes)
         return hessian.reshape(*z.shape[:-1], size, size)
 
@@ -185,9 +178,9 @@ class Potential(nn.Module):
         along = v.reshape(-1, self.dim) @ weight.mT  # A v, (K, N, h)
         through = local.outer_curvature * torch.bmm(local.slope_1 * along, middle.mT)
         coefficient = local.slope_1 * torch.bmm(through, middle) + local.inner_curvature * along
-        if local.bend is not None:
-            slope_along = (local.gradient_coefficient * along).sum(-1, keepdim=True)
-            coefficient = coefficient + local.bend * slope_along * local.gradient_coefficient
+        if local.bend is not None and local.unbent is not None:
+            slope_along = (local.unbent * along).sum(-1, keepdim=True)
+            coefficient = coefficient + local.bend * slope_along * local.unbent
         return self._back_to_latent(_weighted(coefficient, weights), k).reshape(z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
@@ -198,8 +191,8 @@ class Potential(nn.Module):
         layers = self._second_layer_jacobian(local, weight, k)
         trace = (local.outer_curvature * layers.square().sum(-1)).sum(-1, keepdim=True)
         trace = trace + (local.inner_curvature * weight.square().sum(-1)[:, None]).sum(-1, keepdim=True)
-        if local.bend is not None:
-            trace = trace + local.bend * (local.gradient_coefficient @ weight).square().sum(-1, keepdim=True)
+        if local.bend is not None and local.unbent is not None:
+            trace = trace + local.bend * (local.unbent @ weight).square().sum(-1, keepdim=True)
         return _weighted(trace, weights).sum((0, 2)).reshape(z.shape[:-1])
 
     def _local(self, z: Tensor, t: Tensor | float, k: int | None = None) -> _Local:
@@ -211,27 +204,32 @@ class Potential(nn.Module):
         second = torch.tanh(torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], shifted, middle.mT))
         slope_1, slope_2 = 1 - first.square(), 1 - second.square()
         value = (second * read_out).sum(-1)
-        bend = None
-        if self.output_bias is not None:
-            value = torch.tanh(value + _chosen(self.output_bias, k)[:, None])
-            slope = (1 - value.square())[..., None]
-            # H of tanh(v) is v' H_v + v'' (grad v)(grad v)^T = v' H_v - 2 tanh(v) / v' (grad u)(grad u)^T.
-            bend = -2 * value[..., None] / slope.clamp_min(torch.finfo(z.dtype).tiny)
-            read_out = read_out * slope
         gate = read_out * slope_2
         back = torch.bmm(gate, middle)
         coefficient = back * slope_1
-        return _Local(value, slope_1, back, coefficient, -2 * first * coefficient, -2 * second * gate, bend)
+        inner, outer = -2 * first * coefficient, -2 * second * gate
+        if self.output_bias is None:
+            return _Local(value, slope_1, back, coefficient, inner, outer, None, None)
+        # u = tanh(v): grad u = u' grad v and H_u = u' H_v + u'' (grad v)(grad v)^T with u' = 1 - u^2, u'' = -2 u u'.
+        value = torch.tanh(value + _chosen(self.output_bias, k)[:, None])
+        slope = (1 - value.square())[..., None]
+        bend = -2 * value[..., None] * slope
+        return _Local(
+            value, slope_1, slope * back, slope * coefficient, slope * inner, slope * outer, bend, coefficient
+        )
 
     def _time_branch(self, z: Tensor, t: Tensor | float, k: int | None, *, derivative: bool = False) -> Tensor:
         """tau(t), or tau'(t), as (K, N, hidden); (K, 1, hidden) where all latents share one time."""
         t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
-        phase = t.reshape(-1, 1) * self.frequencies  # each distinct entry of t is embedded once
+        half = self.time_in_weight.shape[-1] // 2
+        exponents = torch.arange(half, dtype=z.dtype, device=z.device) / (half - 1)
+        frequencies = torch.exp(-math.log(10000.0) * exponents)
+        phase = t.reshape(-1, 1) * frequencies  # each distinct entry of t is embedded once
         embedding = torch.cat((phase.sin(), phase.cos()), -1)
         weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
         pre = embedding @ weight_in + _chosen(self.time_in_bias, k)[:, None]
         if derivative:
-            rate = torch.cat((phase.cos() * self.frequencies, -phase.sin() * self.frequencies), -1)
+            rate = torch.cat((phase.cos() * frequencies, -phase.sin() * frequencies), -1)
             normal = torch.exp(-0.5 * pre.square()) / math.sqrt(2 * math.pi)
             gelu_slope = 0.5 * (1 + torch.erf(pre / math.sqrt(2))) + pre * normal
             branch = torch.bmm(gelu_slope * (rate @ weight_in), weight_out)
@@ -253,17 +251,23 @@ class Potential(nn.Module):
         return coefficient.transpose(0, 1).flatten(1) @ _chosen(self.input_weight, k).flatten(0, 1)
 
     def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
-        """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture."""
-        if isinstance(active, Tensor):
-            return None, active.reshape(-1, self.num).T[..., None]
-        return active, None
+        """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture or labels."""
+        if not isinstance(active, Tensor):
+            return self._in_range(active), None
+        weights = active if active.is_floating_point() else F.one_hot(active, self.num).to(self.input_weight.dtype)
+        return None, weights.reshape(-1, self.num).T[..., None]
+
+    def _in_range(self, k: int) -> int:
+        if not 0 <= k < self.num:
+            raise ValueError(f"k: got {k}, expected 0, ..., {self.num - 1}; the potential has num={self.num}")
+        return k
 
     def _checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         require_floating("z", z, "pass latents")
         if z.dtype != self.input_weight.dtype:
             raise TypeError(
                 f"z: got dtype {z.dtype}, expected {self.input_weight.dtype} like the potential's parameters; "
-                "convert one of them with .to(dtype)"
+                "convert one of them with .to(dtype); half-precision latents flow in float32, so keep the potential in float32"
             )
         if z.ndim < 1 or z.shape[-1] != self.dim:
             raise ValueError(

@@ -81,7 +81,9 @@ class GumbelSelector(nn.Module):
                 return _one_hot(logits), logits
             uniform_exponential = torch.empty_like(logits).exponential_(generator=generator)
             gumbel = -uniform_exponential.clamp_min(torch.finfo(logits.dtype).tiny).log()
-            soft = ((logits + gumbel) / self.temperature.to(logits.dtype)).softmax(-1)
+            scores = logits + gumbel
+            scores = scores - scores.amax(-1, keepdim=True)  # or a small temperature would overflow large logits
+            soft = (scores / self.temperature.to(logits.dtype)).softmax(-1)
             # soft - soft is exactly 0, so the weights are exactly one-hot, with the gradient of soft.
             return _one_hot(soft) + (soft - soft.detach()), logits
 

@@ -13,6 +13,8 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
+ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
+
 Field = Callable[[Tensor, Tensor, int], Tensor]
 Rate = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -107,11 +109,16 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
     def back(y: Tensor) -> Tensor:
         return _one_step(field, None, y, step, step + 1, step, method, options)[0]
 
-    start = back(z)
+    try:
+        start = back(z)
+    except ValueError as error:  # for some samples the solution may not reach back that far
+        guilty = [i for i in range(len(z)) if not _succeeds(back, z[i : i + 1])]
+        raise FoldError(step + 1, guilty, f"{method!r} cannot go back along the path") from error
     refined = start.detach()
     with torch.no_grad():
         # An adaptive solver repeats itself only to within its tolerance.
-        tolerance = max(_tolerance(z.dtype), 10 * _with_tolerances(options, z.dtype)["rtol"])
+        repeats = 10 * _with_tolerances(options, z.dtype)["rtol"] if method in ADAPTIVE else 0.0
+        tolerance = max(_tolerance(z.dtype), repeats)
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends
             landed = _one_step(field, None, refined, step, step, step + 1, method, options)[0]
             missed = ~((landed - z).norm(dim=1) <= tolerance * (1 + z.norm(dim=1)))
@@ -121,6 +128,13 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
         else:
             raise FoldError(step + 1, missed.nonzero().flatten().tolist(), f"{method!r} does not retrace its path")
     return start + (refined - start.detach())  # the value of the one, the gradient of the other
+
+
+def _succeeds(back: Callable[[Tensor], Tensor], z: Tensor) -> bool:
+    try:
+        return bool(back(z).isfinite().all())
+    except ValueError:
+        return False
 
 
 def _one_step(
@@ -162,14 +176,15 @@ def invert_euler(
 
     Such an x is a local minimum of :math:`\frac12 |x|^2 + \phi(x) - x \cdot y`, found by Newton's method with a line search;
     where I + H is not positive definite on the way, by the absolute values of its eigenvalues, so that no other
-    stationary point attracts. One more Newton step carries the gradient of the implicit function.
+    stationary point attracts. Further steps carry the derivatives of the implicit function.
     """
     with torch.no_grad():
         x, factor = _minimise(gradient, hessian, value, y, step)
     if not torch.is_grad_enabled():
         return x
-    residual = x + gradient(x) - y
-    return x - torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
+    for _ in range(2):  # two, so that second derivatives are right as well although the factor is held fixed
+        x = x - torch.cholesky_solve((x + gradient(x) - y)[..., None], factor).squeeze(-1)
+    return x
 
 
 def _minimise(
@@ -186,23 +201,27 @@ def _minimise(
         return value(x) + (x * (0.5 * x - y)).sum(1)
 
     x = y - gradient(y)
+    x = torch.where((merit(x) < merit(y))[:, None], x, y)  # the guess may overshoot by far
     for _ in range(100):
         residual = x + gradient(x) - y
         matrix = hessian(x) + identity
+        lost = ~(residual.isfinite().all(1) & matrix.isfinite().flatten(1).all(1))
+        matrix = torch.where(lost[:, None, None], identity, matrix)
         factor, info = torch.linalg.cholesky_ex(matrix)
         folded, wrong = info != 0, ~(residual.norm(dim=1) <= tolerance)
-        if not bool((folded | wrong).any()):
+        unfinished = folded | wrong
+        if not bool(unfinished.any()):
             return x, factor
-        if not bool(x.isfinite().all() & matrix.isfinite().all()):
+        if bool((lost | ~unfinished).all()):
             break
         direction = -torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
         if bool(folded.any()):
             direction[folded] = _descent_where_folded(matrix[folded], residual[folded], wrong[folded])
         # Samples that are done stay put, so that no sample's answer depends on how long its batch-mates take.
-        direction = torch.where((folded | wrong)[:, None], direction, torch.zeros_like(direction))
+        direction = torch.where((unfinished & ~lost)[:, None], direction, torch.zeros_like(direction))
         x = x + _line_search(merit, x, residual, direction)[:, None] * direction
     reason = "I + H is not positive definite" if bool(folded.any()) else "Newton's method does not reach it"
-    raise FoldError(step + 1, (folded | wrong).nonzero().flatten().tolist(), reason)
+    raise FoldError(step + 1, unfinished.nonzero().flatten().tolist(), reason)
 
 
 def _descent_where_folded(matrix: Tensor, residual: Tensor, wrong: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ never inside `torch.compile`, `torch.export`, `vmap` or a CUDA graph capture. `v
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -85,8 +87,9 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
 
 def positive_integer(name: str, value: object, fix: str = "pass a whole number of at least 1") -> int:
     """Return `value` as an int of at least 1, else raise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int; {fix}")
+    value = operator.index(value)
     if value < 1:
         raise ValueError(f"{name}: got {value}, expected at least 1; {fix}")
     return value

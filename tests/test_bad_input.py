@@ -273,12 +273,12 @@ MISTAKES = {
     "module whose num lies": (
         acting(FlowPosterior(Says(3, 1)), k=2),
         ValueError,
-        "potential(z, t): got 1 columns, expected",
+        "k: got 2, expected 0, ..., 0",
     ),
     "module whose num lies to weights": (
         acting(FlowPosterior(Says(3, 1)), weights=rand(4, 3)),
         ValueError,
-        "potential(z, t): got 1 columns, expected 3",
+        "weights: got shape (4, 3), expected (4, 1) or",
     ),
 }
 

@@ -39,12 +39,17 @@ OPTIONS = [
 ]
 
 
+def assert_no_folds(path, options):
+    """Folds are unknown for the fixed-step ODE solver."""
+    assert path.folds is None if options.get("solver") == "rk4" else not path.folds.any()
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("user", [False, True])
 def test_pushed_density_integrates_to_one_on_the_line(options, user):
     z0 = lattice(6001, 9, 1)
     path = FlowPosterior(gentle(user, 1), **options)(on_points(z0), 1, steps=3)
-    assert not path.folds.any()
+    assert_no_folds(path, options)
     assert (path.z[:, -1] - z0).abs().max() > 0.1, "nothing moves: the test tests nothing"
     for t in range(4):
         mass = torch.trapezoid(path.log_q[:, t].exp(), path.z[:, t, 0])
@@ -63,7 +68,7 @@ def areas(corners):
 def test_pushed_density_integrates_to_one_in_the_plane(options, user):
     n, z0 = 161, lattice(161, 6, 2)
     path = FlowPosterior(gentle(user, 2), **options)(on_points(z0.flatten(0, 1)), 1, steps=2)
-    assert not path.folds.any()
+    assert_no_folds(path, options)
     for t in range(3):
         density, area = path.log_q[:, t].exp().view(n, n), areas(path.z[:, t].view(n, n, 2))
         height = (density[:-1, :-1] + density[1:, :-1] + density[1:, 1:] + density[:-1, 1:]) / 4

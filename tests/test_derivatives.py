@@ -146,10 +146,10 @@ def test_a_potential_that_computes_something_else_loses_its_closed_form():
 def test_number_of_potentials_is_read_or_found_out():
     z = randn(4, 3)
     assert derivatives.number_of_potentials(make_potential(3, 5), z) == 5
-    assert derivatives.number_of_potentials(NegativeForce(3, 4), z) == 4
+    assert derivatives.number_of_potentials(NegativeForce(3, 4).double(), z) == 4
     assert derivatives.number_of_potentials(Wave(3, 2).double(), z) == 2
     misleading = Wave(3, 2).double()
-    misleading.num = True  # an unrelated flag of that name is not a count
+    misleading.num = 7  # a user's attribute of that name may mean anything
     assert derivatives.number_of_potentials(misleading, z) == 2
 
 

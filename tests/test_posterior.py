@@ -46,7 +46,7 @@ def test_fields_have_the_shapes_of_the_contract():
     assert torch.equal(path.weights, weights[:, None].expand(5, 4, 2))
     assert path.times.tolist() == [0, 1, 2, 3, 4]
     assert path.q0 is q0
-    assert path.k is None
+    assert path.acting.label is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         path.z = None
 

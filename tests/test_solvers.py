@@ -100,7 +100,7 @@ def test_every_method_moves_back_and_forth_and_passes_gradients(method, dtype):
     q0 = gaussian(4, 3, dtype=dtype)
     path = flow(q0, 1, steps=2)
     close(path.log_q[:, -1], flow.log_prob(path.z[:, -1], q0, 1, 2), 1e-3)
-    assert not path.folds.any()
+    assert path.folds is None if method in FIXED else not path.folds.any()  # a step too long may fold unseen
     loss = path.log_q.sum() + path.z.square().sum()
     for name, parameter in potential.named_parameters():
         (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True)

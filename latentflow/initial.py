@@ -1,0 +1,78 @@
+"""The distribution of z_0 as the user's encoder gives it: checked, in full precision, sampled reproducibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def check_q0(q0: object, dim: int | None) -> None:
+    """Raise unless `q0` has batch shape (B,) and event shape (dim,)."""
+    if not isinstance(q0, Distribution):
+        raise TypeError(
+            f"q0: got {type(q0).__name__}, expected a torch.distributions.Distribution; "
+            "build Independent(Normal(mu, std), 1)"
+        )
+    batch, event = tuple(q0.batch_shape), tuple(q0.event_shape)
+    if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
+        raise ValueError(
+            f"q0: got batch shape {batch} and event shape {event}, expected (B,) and "
+            f"({'dim' if dim is None else dim},); make the last axis the event, Independent(Normal(mu, std), 1)"
+        )
+
+
+def sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
+    """z_0, (B, dim), reparameterised where gradients are wanted."""
+    if not q0.has_rsample and torch.is_grad_enabled():
+        raise ValueError(
+            f"q0: got {type(q0).__name__} without rsample, expected a reparameterised distribution; "
+            "use one, or sample under torch.no_grad()"
+        )
+    draw: Callable[[], Tensor] = q0.rsample if q0.has_rsample else q0.sample
+    if generator is None:
+        return draw()
+    if isinstance(q0, Independent) and isinstance(q0.base_dist, Normal):
+        mean, std = q0.base_dist.loc, q0.base_dist.scale
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + std * noise
+    # torch.distributions take no generator: seed the global one from it, and put it back afterwards.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        return draw()
+
+
+def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
+    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch."""
+    value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
+    return value
+
+
+def with_full_precision(q0: Distribution) -> Distribution:
+    """An encoder under autocast gives a half-precision Gaussian, whose log density would be off by the rounding of log std."""
+    if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
+        return q0
+    mean, std = q0.base_dist.loc, q0.base_dist.scale
+    if mean.dtype not in HALF_PRECISION and std.dtype == mean.dtype:
+        return q0
+    return Independent(Normal(in_full_precision(mean), in_full_precision(std)), q0.reinterpreted_batch_ndims)
+
+
+def in_full_precision(z: Tensor) -> Tensor:
+    """Half-precision tensors as float32, others as they are."""
+    return z.float() if z.dtype in HALF_PRECISION else z
+
+
+def device_type(x: object) -> str:
+    """Where a distribution or a tensor lives, as `torch.autocast` names it."""
+    if isinstance(x, Distribution):
+        try:
+            x = x.mean
+        except NotImplementedError:  # a transformed distribution does not know its mean
+            return device_type(getattr(x, "base_dist", None))
+    return x.device.type if isinstance(x, Tensor) else "cpu"
