@@ -165,14 +165,16 @@ def show(results: dict[str, Any]) -> None:
     """Print the tables."""
     console = Console()
     table = Table(title="equivariance error on held-out images, summed over pixels and steps", title_justify="left")
-    for column in ("transformation", "flow", "identity floor", "ratio", "autoencoded", "folds"):
-        table.add_column(column, justify="left" if column == "transformation" else "right")
+    table.add_column("transformation", no_wrap=True)
+    for column in ("flow", "identity", "ratio", "autoencoded", "folds"):
+        table.add_column(column, justify="right")
     for name, row in results["transformations"].items():
         table.add_row(name, *_cells(row), f"{row['autoencoded']:.1f}", f"{100 * row['folds']:.2f} %")
     table.add_section()
     for name, row in results["compositions"].items():
         table.add_row(name, *_cells(row))
     console.print(table)
+    console.print("identity: frames that never move, the floor; autoencoded: each frame encoded and decoded by itself")
     bounds = results["bounds"]
     values = ", ".join(f"{name} {bounds[name]:.1f}" for name in ("marginal", "initial", "importance_weighted"))
     console.print(

@@ -28,7 +28,7 @@ class Run:
 
     out: Path = Path("runs/mnist")
     """folder for checkpoints, log.csv, results.json and figure.png"""
-    steps: int = 1800
+    steps: int = 1500
     """training steps"""
     batch: int = 64
     """sequences in a batch"""
