@@ -1,0 +1,162 @@
+r"""First and second derivatives of the stacked networks of `Potential`, written out.
+
+With :math:`h_1 = \tanh(Az + a)`, :math:`h_2 = \tanh(B h_1 + c(t))`, :math:`c(t) = B\tau(t) + b`, :math:`s_i = 1 - h_i^2`,
+:math:`v = w \cdot h_2`, :math:`q = B^\top(w \circ s_2)` and :math:`p = q \circ s_1`,
+
+.. math:: \nabla v = A^\top p, \quad \partial_t v = q \cdot \tau'(t), \quad
+          H = -2\,[C^\top \mathrm{diag}(w \circ h_2 \circ s_2)\, C + A^\top \mathrm{diag}(q \circ h_1 \circ s_1)\, A],
+          \quad C = B\,\mathrm{diag}(s_1)\,A.
+
+The potential u is v, or tanh(v + bias) where it is bounded. Activations have the layout (G, N, hidden): G networks, N rows
+each, so that every layer is one batched product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Networks(NamedTuple):
+    """The parameters of G networks behind one another; biases and read-out are shaped to broadcast over rows."""
+
+    input_weight: Tensor  # A, (G, h, d)
+    input_bias: Tensor  # a, (G, 1, h)
+    hidden_weight: Tensor  # B, (G, h, h)
+    read_out: Tensor  # w, (G, 1, h)
+    output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """What the networks say of their rows: enough for the value and all first and second derivatives."""
+
+    networks: Networks
+    first: Tensor  # h_1, (G, N, h)
+    second: Tensor  # h_2, (G, N, h)
+    back: Tensor  # q, (G, N, h)
+    coefficient: Tensor  # p, (G, N, h)
+
+    def value(self) -> Tensor:
+        """u, (G, N)."""
+        return _value(self.networks, self.second)
+
+    def gradient_coefficient(self) -> Tensor:
+        """The p with grad u = A^T p, (G, N, h)."""
+        slope, _ = self._bend()
+        return self.coefficient if slope is None else slope * self.coefficient
+
+    def gradients(self) -> Tensor:
+        """Grad u of every network, (G, N, d)."""
+        return torch.bmm(self.gradient_coefficient(), self.networks.input_weight)
+
+    def time_derivative(self, rate: Tensor) -> Tensor:
+        """du/dt, (G, N), for tau'(t), (G, 1 or N, h)."""
+        slope, _ = self._bend()
+        derivative = (self.back * rate).sum(-1)
+        return derivative if slope is None else slope.squeeze(-1) * derivative
+
+    def hessian(self, weights: Tensor | None, *, reduced: bool) -> Tensor:
+        """H of each network by itself, (G, N, r, r), or with weights (G, N, 1) the mixture's, (1, N, r, r)."""
+        basis = self._basis(reduced)
+        inner, outer = self._curvatures()
+        slope, bend = self._bend()
+        scale = weights if slope is None else slope if weights is None else slope * weights
+        if scale is not None:
+            inner, outer = inner * scale, outer * scale
+        layers = self._second_layer(basis)
+        hessian = (layers * outer[..., None]).mT @ layers
+        pairs = (basis[..., :, None] * basis[..., None, :]).flatten(2)  # (G, h, r r)
+        hessian = hessian + torch.bmm(inner, pairs).view_as(hessian)
+        if bend is not None:
+            slopes = self.coefficient @ basis  # grad v
+            bent = slopes * (bend if weights is None else bend * weights)
+            hessian = hessian + bent[..., :, None] * slopes[..., None, :]
+        return hessian if weights is None else hessian.sum(0, keepdim=True)
+
+    def product_coefficient(self, along: Tensor) -> Tensor:
+        """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
+        inner, outer = self._curvatures()
+        middle = self.networks.hidden_weight
+        through = outer * torch.bmm(_through_tanh(along, self.first), middle.mT)
+        coefficient = _through_tanh(torch.bmm(through, middle), self.first) + inner * along
+        slope, bend = self._bend()
+        if slope is None or bend is None:
+            return coefficient
+        return slope * coefficient + bend * (self.coefficient * along).sum(-1, keepdim=True) * self.coefficient
+
+    def laplacian(self) -> Tensor:
+        """Tr H, (G, N)."""
+        weight = self.networks.input_weight
+        inner, outer = self._curvatures()
+        trace = (outer * self._second_layer(weight).square().sum(-1)).sum(-1)
+        trace = trace + torch.matmul(inner, weight.square().sum(-1)[..., None]).squeeze(-1)
+        slope, bend = self._bend()
+        if slope is None or bend is None:
+            return trace
+        return slope.squeeze(-1) * trace + bend.squeeze(-1) * (self.coefficient @ weight).square().sum(-1)
+
+    def _curvatures(self) -> tuple[Tensor, Tensor]:
+        """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
+        outer = _through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        return -2 * self.first * self.coefficient, outer
+
+    def _second_layer(self, basis: Tensor) -> Tensor:
+        """C in the columns of `basis` (G, h, r), as (G, N, h, r)."""
+        slope_1 = 1 - self.first.square()
+        scaled = self.networks.hidden_weight[:, None] * slope_1[:, :, None]
+        return torch.bmm(scaled.flatten(1, 2), basis).view(*scaled.shape[:3], basis.shape[-1])
+
+    def _basis(self, reduced: bool) -> Tensor:
+        """A, or A in an orthonormal basis of the span of its rows where that is smaller, (G, h, r)."""
+        weight = self.networks.input_weight
+        if not reduced or weight.shape[0] * weight.shape[1] >= weight.shape[2]:
+            return weight
+        # Q need not be differentiated: A (I - Q Q^T) = 0 takes every such term out of the first derivatives.
+        orthonormal: Tensor = torch.linalg.qr(weight.detach().flatten(0, 1).mT).Q
+        return weight @ orthonormal
+
+    def _bend(self) -> tuple[Tensor | None, Tensor | None]:
+        """U' and u'' of the output tanh, (G, N, 1): grad u = u' grad v, H_u = u' H_v + u'' (grad v)(grad v)^T."""
+        if self.networks.output_bias is None:
+            return None, None
+        value = self.value()[..., None]
+        slope = 1 - value.square()
+        return slope, -2 * value * slope
+
+
+def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
+    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all, with c(t), (G, 1 or N, h)."""
+    first, second = _layers(networks, rows, shift)
+    # The read-out w goes into B, so that one product makes q of s_2.
+    back = torch.bmm(1 - second.square(), networks.hidden_weight * networks.read_out.mT)
+    return Local(networks, first, second, back, _through_tanh(back, first))
+
+
+def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
+    """U alone, (G, N)."""
+    return _value(networks, _layers(networks, rows, shift)[1])
+
+
+def _layers(networks: Networks, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    num, hidden, _ = networks.input_weight.shape
+    if rows.shape[0] == 1:  # one product for the input layers of all networks
+        bias, weight = networks.input_bias.flatten(), networks.input_weight.flatten(0, 1)
+        first = torch.tanh(torch.addmm(bias, rows[0], weight.mT)).view(rows.shape[1], num, hidden).transpose(0, 1)
+    else:
+        first = torch.tanh(torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT))
+    return first, torch.tanh(torch.baddbmm(shift, first, networks.hidden_weight.mT))
+
+
+def _value(networks: Networks, second: Tensor) -> Tensor:
+    value = torch.matmul(second, networks.read_out.mT).squeeze(-1)
+    return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
+
+
+def _through_tanh(x: Tensor, y: Tensor) -> Tensor:
+    """X (1 - y^2), for y = tanh(...), in one kernel."""
+    product: Tensor = torch.ops.aten.tanh_backward(x, y)
+    return product
