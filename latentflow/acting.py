@@ -20,6 +20,7 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
+    constant: bool = False  # whether the labels are the same in all steps
 
     @property
     def steps(self) -> int:
@@ -58,7 +59,7 @@ def acting(
     one_hot = F.one_hot(label, num).to(z.dtype)
     if label.ndim == 2:
         return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps))
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), constant=True)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:

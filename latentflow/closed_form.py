@@ -27,6 +27,7 @@ class Networks(NamedTuple):
     input_bias: Tensor  # a, (G, 1, h)
     hidden_weight: Tensor  # B, (G, h, h)
     read_out: Tensor  # w, (G, 1, h)
+    gated: Tensor  # diag(w) B, (G, h, h): the read-out goes into the layer, so that one product makes q of s_2
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
 
 
@@ -131,8 +132,7 @@ class Local:
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all, with c(t), (G, 1 or N, h)."""
     first, second = _layers(networks, rows, shift)
-    # The read-out w goes into B, so that one product makes q of s_2.
-    back = torch.bmm(1 - second.square(), networks.hidden_weight * networks.read_out.mT)
+    back = torch.bmm(1 - second.square(), networks.gated)
     return Local(networks, first, second, back, _through_tanh(back, first))
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from latentflow import derivatives
 from latentflow.initial import device_type, in_full_precision
 from latentflow.posterior import LatentPath
+from latentflow.potential import NegativeForce
+from latentflow.rollout import Rollout, squared_gradients, values
 from latentflow.validate import one_of, require_finite, require_floating
 
 
@@ -113,36 +115,64 @@ class HJConstraint(nn.Module):
                 )
             # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
             label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
+            shared = path.rollout if self._may_share(path) else None
+            if shared is not None and shared.layout.weights is not None:
+                label = None  # the flow itself has taken these labels as weights
             weights = path.weights if label is None else torch.ones_like(path.weights[..., :1])
-            t = path.times[1:] if self.label == "end" else path.times[:-1]
-            if self.times == "uniform":
-                cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
-                t = path.times[1:] - cell  # in (t-1, t]
-            residual, force = self._residual_and_force(z, t, label)
+            first = label[:, 0] if isinstance(label, Tensor) else label
+            if shared is not None and self.times == "grid":
+                rate, squares = shared.first_derivatives()
+                residual, force = self._with_force(rate + 0.5 * squares, z, path.times[1:], label, shared)
+            else:
+                t = path.times[1:] if self.label == "end" else path.times[:-1]
+                if self.times == "uniform":
+                    cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
+                    t = path.times[1:] - cell  # in (t-1, t]
+                residual, force = self._residual_and_force(z, t, label)
             penalty = residual.square() if force is None else residual.square() - self.force_penalty * force
             total = (weights * penalty).sum((1, 2)) / steps
             if self.initial_weight > 0:
-                first = label[:, 0] if isinstance(label, Tensor) else label
-                total = total + self.initial_weight * (weights[:, 0] * self._initial(z[:, 0], first)).sum(-1)
+                if shared is None:
+                    initial = self._initial(z[:, 0], first)
+                else:
+                    initial = squared_gradients(shared.potential, shared.layout, z[:, 0], 0.0)
+                total = total + self.initial_weight * (weights[:, 0] * initial).sum(-1)
             return total
+
+    def _may_share(self, path: LatentPath) -> bool:
+        """Whether the path has evaluated our very potential where we want it."""
+        intact = path.acting is not None and path.acting.weights is path.weights
+        return (
+            intact and self.label == "end" and path.rollout is not None and path.rollout.is_of(self.potential, path.z)
+        )
 
     def _residual_and_force(
         self, z: Tensor, t: Tensor | float, label: int | Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """(..., K) of every potential, or (..., 1) of the labelled one."""
         rate, gradients = derivatives.first_derivatives(self.potential, z, t, label)
-        residual = rate + 0.5 * gradients.square().sum(-1)
+        return self._with_force(rate + 0.5 * gradients.square().sum(-1), z, t, label, None)
+
+    def _with_force(
+        self, left: Tensor, z: Tensor, t: Tensor | float, label: int | Tensor | None, shared: Rollout | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual, left-hand side minus force, and the force."""
         if self.force is None:
-            return residual, None
+            return left, None
+        num = left.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
+        ours = type(self.force) is NegativeForce and derivatives.has_closed_form(self.force.root)
+        if shared is not None and isinstance(self.force, NegativeForce) and ours and self.force.num == num:
+            root = values(self.force.root, shared.layout, z, torch.as_tensor(t))
+            force = self.force.of_root(root, label)
+            return left - force, force
         force = derivatives.values(self.force, z, t)
-        num = residual.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
         if force.shape != (*z.shape[:-1], num):
             raise ValueError(
                 f"force(z, t): got shape {tuple(force.shape)}, expected {(*z.shape[:-1], num)} like the potential; "
                 "give both the same num"
             )
         force = derivatives.labelled(force, label)
-        return residual - force, force
+        return left - force, force
 
     def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
         return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)

@@ -57,7 +57,7 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    return 2 * torch.empty_like(like).bernoulli_(0.5, generator=generator) - 1
+    return 2 * torch.empty_like(like, memory_format=torch.contiguous_format).bernoulli_(0.5, generator=generator) - 1
 
 
 def _through_cholesky(factor: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.initial import check_q0, device_type, in_full_precision, log_prob, sample, with_full_precision
+from latentflow.rollout import Rollout, layout_of, roll_out
 from latentflow.validate import holds, one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
@@ -37,6 +38,7 @@ class LatentPath:
         times: (T+1,), 0, ..., T.
         q0: the distribution of z_0.
         acting: where the weights come from, so that `HJConstraint` can spare the potentials that do not act; may be None.
+        rollout: what the flow has evaluated on the way, so that `HJConstraint` need not do it again; may be None.
 
     Example:
         >>> import torch
@@ -58,6 +60,18 @@ class LatentPath:
     times: Tensor
     q0: Distribution
     acting: Acting | None = None
+    rollout: Rollout | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Saved without the activations."""
+        return {**vars(self), "rollout": None}
+
+
+class _Rolled(NamedTuple):
+    z: Tensor  # (B, T+1, dim)
+    log_det: Tensor | None  # (B, T)
+    folds: Tensor | None  # (B, T)
+    rollout: Rollout | None  # where `HJConstraint` can use it
 
 
 class FlowPosterior(nn.Module):
@@ -161,13 +175,13 @@ class FlowPosterior(nn.Module):
             z0 = in_full_precision(sample(q0, generator))
         with torch.autocast(z0.device.type, enabled=False):
             what = acting(self.potential, z0, k, weights, steps)
-            z, log_det, folds = self._roll_out(z0, what, self.log_det, generator)
+            z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
             if log_det is not None:
                 start = log_prob(q0, z0)
                 log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
-            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what)
+            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what, rollout)
 
     def transport(
         self,
@@ -197,8 +211,8 @@ class FlowPosterior(nn.Module):
         """
         with torch.autocast(device_type(z0), enabled=False):
             z0 = self._latents("z0", z0)
-            z, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
-            return z, log_det
+            rolled = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
+            return rolled.z, rolled.log_det
 
     def inverse(
         self,
@@ -267,14 +281,11 @@ class FlowPosterior(nn.Module):
             )
         z0 = self.inverse(z_T, k, steps, weights=weights)
         with torch.autocast(device_type(z0), enabled=False):
-            _, log_det, _ = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None)
+            log_det = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None).log_det
             assert log_det is not None
             return log_prob(with_full_precision(q0), z0) - log_det.sum(1)
 
-    def _roll_out(
-        self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Latents (B, T+1, dim), log-determinants (B, T) and folds (B, T)."""
+    def _roll_out(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
         if self.solver != "euler":
             rate = self._laplacian_rate(what, z0, log_det, generator)
             z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
@@ -282,30 +293,46 @@ class FlowPosterior(nn.Module):
             # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
             sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
             folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
-            return z, value, folds
-        times = solvers.euler_times(what.steps, self.substeps, self.label, z0)
-        fine = solvers.euler(self._field(what), z0, times)
+            return _Rolled(z, value, folds, None)
+        times = solvers.euler_times(what.steps, self.substeps, self.label, z0).flatten()
+        rollout = None
+        if derivatives.has_closed_form(self.potential):
+            layout = layout_of(what, z0.dtype, self.substeps)
+            rollout = roll_out(self.potential, layout, z0, times, self.substeps)
+            fine = rollout.z
+        else:
+            fine = solvers.euler(self._field(what), z0, times, self.substeps)
         _require_finite_path(fine, self.substeps)
-        z = fine[:, :: self.substeps]
+        on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
+        z = fine if self.substeps == 1 else fine[:, :: self.substeps]
         if log_det is None:
-            return z, None, None
-        value, folds = self._log_det(fine[:, :-1], times.flatten(), what.fine(self.substeps), log_det, generator)
+            return _Rolled(z, None, None, rollout if on_grid else None)
+        value, folds = self._log_det(fine[:, :-1], times, what, rollout, log_det, generator)
         _require_finite_log_det(value, self.substeps)
         per_step = (-1, what.steps, self.substeps)
-        return z, value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
+        value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
+        return _Rolled(z, value, folds, rollout if on_grid else None)
 
     def _log_det(
-        self, z: Tensor, times: Tensor, active: int | Tensor, log_det: str, generator: torch.Generator | None
+        self,
+        z: Tensor,
+        times: Tensor,
+        what: Acting,
+        rollout: Rollout | None,
+        log_det: str,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
+        here = (self.potential, z, times, what.fine(self.substeps))
         if log_det == "exact":
-            hessian = derivatives.hessian(self.potential, z, times, active, reduced=True)
+            hessian = derivatives.hessian(*here, reduced=True) if rollout is None else rollout.hessian()
             return logdet.exact(hessian / self.substeps)
         if log_det == "hutchinson":
             probe = logdet.rademacher(z, generator)
-            product = derivatives.hessian_product(self.potential, z, times, active, probe)
+            product = derivatives.hessian_product(*here, probe) if rollout is None else rollout.hessian_product(probe)
             return logdet.hutchinson(product / self.substeps, probe), None
-        return logdet.laplacian(derivatives.laplacian(self.potential, z, times, active) / self.substeps), None
+        trace = derivatives.laplacian(*here) if rollout is None else rollout.laplacian()
+        return logdet.laplacian(trace / self.substeps), None
 
     def _field(self, what: Acting) -> solvers.Field:
         return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))

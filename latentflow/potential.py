@@ -96,7 +96,7 @@ class Potential(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The potentials u(z, t), (..., K)."""
-        z, t = self._checked(z, t)
+        z, t = self.checked(z, t)
         shift, _ = self.time_branch(t, z.shape[:-1])
         value = closed_form.evaluate(self.networks(), z.reshape(1, -1, self.dim), shift)
         return value.mT.reshape(*z.shape[:-1], self.num)
@@ -144,11 +144,13 @@ class Potential(nn.Module):
     def networks(self, k: int | None = None) -> closed_form.Networks:
         """The parameters of all networks, or of the k-th alone."""
         bias = None if self.output_bias is None else _chosen(self.output_bias, k)[:, None]
+        middle, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)
         return closed_form.Networks(
             _chosen(self.input_weight, k),
             _chosen(self.input_bias, k)[:, None],
-            _chosen(self.hidden_weight, k),
-            _chosen(self.output_weight, k)[:, None],
+            middle,
+            read_out[:, None],
+            middle * read_out[..., None],
             bias,
         )
 
@@ -183,7 +185,7 @@ class Potential(nn.Module):
 
     def _local(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[closed_form.Local, Tensor]:
         """The networks at all latents in a row, and tau'(t)."""
-        z, t = self._checked(z, t)
+        z, t = self.checked(z, t)
         shift, rate = self.time_branch(t, z.shape[:-1], k, derivative=True)
         assert rate is not None
         return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), shift), rate
@@ -205,7 +207,8 @@ class Potential(nn.Module):
             raise ValueError(f"k: got {k}, expected 0, ..., {self.num - 1}; the potential has num={self.num}")
         return k
 
-    def _checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
         require_floating("z", z, "pass latents")
         if z.dtype != self.input_weight.dtype:
             raise TypeError(
@@ -269,8 +272,14 @@ class NegativeForce(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """f(z, t) of all K, (..., K)."""
-        root: Tensor = self.root(z, t)
-        return -(root if self.bias is None else root + self.bias).square()
+        return self.of_root(self.root(z, t), None)
+
+    def of_root(self, root: Tensor, label: int | Tensor | None) -> Tensor:
+        """F for the values m of `root` (..., K), or (..., 1) of the labelled ones; the bias is still to be added."""
+        if self.bias is None:
+            return -root.square()
+        bias = self.bias if label is None else self.bias[label]
+        return -(root + (bias[..., None] if isinstance(label, Tensor) else bias)).square()
 
 
 def _chosen(parameter: Tensor, k: int | None) -> Tensor:

@@ -80,14 +80,12 @@ def euler_times(steps: int, substeps: int, label: str, like: Tensor) -> Tensor:
     return (fine / substeps).view(steps, substeps)
 
 
-def euler(field: Field, z: Tensor, times: Tensor) -> Tensor:
-    """All substep latents, (B, steps * substeps + 1, dim), of z += field / substeps."""
-    steps, substeps = times.shape
+def euler(field: Field, z: Tensor, times: Tensor, substeps: int) -> Tensor:
+    """All substep latents, (B, S + 1, dim), of z += field / substeps at `times` (S,)."""
     latents = [z]
-    for step in range(steps):
-        for substep in range(substeps):
-            z = z + field(z, times[step, substep], step) / substeps
-            latents.append(z)
+    for substep, t in enumerate(times):
+        z = z + field(z, t, substep // substeps) / substeps
+        latents.append(z)
     return torch.stack(latents, 1)
 
 

@@ -1,0 +1,192 @@
+"""Euler's map for our own potentials, evaluated once: motion, rates, residuals and second derivatives share activations.
+
+Only what is sequential stays in the loop over time. The activations of all steps are kept, and everything else is made of
+them in one go afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from latentflow.acting import Acting
+from latentflow.closed_form import Local, activate, evaluate
+from latentflow.potential import Potential
+from latentflow.validate import holds
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows the networks see. There are three kinds, all of which look alike from outside.
+
+    * one network, which sees all B samples;
+    * labels: every network sees the samples of its own label only, padded to the largest group;
+    * a mixture: every network sees all samples, and their answers are weighted.
+    """
+
+    k: int | None  # the one network
+    rows: Tensor | None  # labels: (K, M), the sample in each row; padded rows repeat a sample
+    place: Tensor | None  # labels: (B,), where each sample lies among the K M rows
+    weights: Tensor | None  # mixture: (K, S, B, 1)
+
+    def spread(self, z: Tensor) -> Tensor:
+        """Samples z (B, S, d) or (B, d) as rows (1 or K, S M, d), step after step."""
+        z = z[:, None] if z.ndim == 2 else z
+        if self.rows is None:
+            return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
+        return z[self.rows].transpose(1, 2).flatten(1, 2)
+
+    def motion(self, local: Local, step: int) -> Tensor:
+        """The gradient that moves each row in this step, (1 or K, M, d)."""
+        if self.rows is not None:
+            return local.gradients()
+        coefficient = local.gradient_coefficient()
+        if self.weights is not None:
+            coefficient = coefficient * self.weights[:, step]
+        # One product over the input layers of all networks.
+        return (coefficient.transpose(0, 1).flatten(1) @ local.networks.input_weight.flatten(0, 1))[None]
+
+    def each(self, x: Tensor, steps: int) -> Tensor:
+        """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
+        x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
+        if self.rows is None:
+            return x.permute(2, 1, 0, *range(3, x.ndim))
+        return x.transpose(0, 1).flatten(1, 2)[:, self.place].transpose(0, 1)[:, :, None]
+
+    def total(self, x: Tensor, steps: int) -> Tensor:
+        """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
+        each = self.each(x, steps)
+        if self.weights is None:
+            return each[:, :, 0]
+        weights = self.weights.permute(2, 1, 0, 3)
+        return (each * weights.view(*each.shape[:3], *(1,) * (each.ndim - 3))).sum(2)
+
+
+def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
+    """The cheapest layout for what acts in T steps of this many substeps."""
+    if isinstance(what.label, int):
+        return Layout(what.label, None, None, None)
+    label = what.label[:, 0] if isinstance(what.label, Tensor) and what.constant else None
+    # Groups need their sizes on the host: read where that costs no synchronisation, else weigh one-hot.
+    if label is not None and label.device.type == "cpu" and holds(label >= 0) is not None:
+        counts = label.bincount(minlength=what.weights.shape[-1])
+        if label.numel() > 0:
+            return _grouped(label, counts)
+    weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
+    return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
+
+
+def _grouped(label: Tensor, counts: Tensor) -> Layout:
+    order = label.argsort(stable=True)
+    start = counts.cumsum(0) - counts
+    within = torch.arange(len(label)) - start[label[order]]
+    largest = int(counts.max())
+    rows = order[0].expand(len(counts), largest).clone()
+    rows[label[order], within] = order
+    place = torch.empty_like(order)
+    place[order] = label[order] * largest + within
+    return Layout(None, rows, place, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """All substeps of a path: S in number, with the activations that moved them."""
+
+    potential: Potential
+    layout: Layout
+    z: Tensor  # (B, S+1, d)
+    local: Local  # (G, S M, hidden), step after step
+    rate: Tensor  # tau'(t), (G, S, hidden)
+    gradients: Tensor | None  # grad u of the own network, (1 or K, S M, d); None of a mixture
+    versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
+
+    def is_of(self, potential: nn.Module, z: Tensor) -> bool:
+        """Whether this is `potential` as it stands, evaluated along z."""
+        return self.z is z and self.potential is potential and self.versions == _versions(self.potential)
+
+    @property
+    def steps(self) -> int:
+        """S."""
+        return self.rate.shape[1]
+
+    def first_derivatives(self) -> tuple[Tensor, Tensor]:
+        """du/dt and |grad u|^2 at the start of every step, (B, S, K') each."""
+        copies = self.local.first.shape[1] // self.steps
+        rate = self.rate.repeat_interleave(copies, 1)
+        gradients = self.local.gradients() if self.gradients is None else self.gradients
+        squares = gradients.square().sum(-1)
+        each = self.layout.each
+        return each(self.local.time_derivative(rate), self.steps), each(squares, self.steps)
+
+    def hessian(self) -> Tensor:
+        """H of what acts, (B, S, r, r); see `Potential.hessian` for r."""
+        weights = None if self.layout.weights is None else self.layout.weights.flatten(1, 2)
+        hessian = self.local.hessian(weights, reduced=True)
+        if self.layout.rows is None:
+            return self._by_sample(hessian[0])
+        return self.layout.each(hessian, self.steps)[:, :, 0]
+
+    def hessian_product(self, v: Tensor) -> Tensor:
+        """H v of what acts, (B, S, d), for v (B, S, d)."""
+        weight = self.local.networks.input_weight
+        along = torch.matmul(self.layout.spread(v), weight.mT)
+        coefficient = self.local.product_coefficient(along)
+        if self.layout.weights is not None:
+            coefficient = coefficient * self.layout.weights.flatten(1, 2)
+        if self.layout.rows is not None:
+            return self.layout.each(torch.bmm(coefficient, weight), self.steps)[:, :, 0]
+        product = coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)
+        return self._by_sample(product)
+
+    def _by_sample(self, x: Tensor) -> Tensor:
+        """From (S B, ...), step after step, to (B, S, ...)."""
+        return x.view(self.steps, x.shape[0] // self.steps, *x.shape[1:]).transpose(0, 1)
+
+    def laplacian(self) -> Tensor:
+        """Tr H of what acts, (B, S)."""
+        return self.layout.total(self.local.laplacian(), self.steps)
+
+
+def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, substeps: int) -> Rollout:
+    """Follow z += grad u(z, t) / substeps through `times` (S,), from z0 (B, d)."""
+    potential.checked(z0, 0.0)
+    networks = potential.networks(layout.k)
+    shift, rate = potential.time_branch(times, times.shape, layout.k, derivative=True)
+    assert rate is not None
+    rows, path, locals_, motions = layout.spread(z0), [], [], []
+    for step in range(len(times)):
+        path.append(rows)
+        local = activate(networks, rows, shift[:, step : step + 1])
+        motion = layout.motion(local, step)
+        rows = rows + (motion if substeps == 1 else motion / substeps)
+        locals_.append(local)
+        motions.append(motion)
+    path.append(rows)
+    fields = ((x.first, x.second, x.back, x.coefficient) for x in locals_)
+    joined = Local(networks, *(torch.cat(field, 1) for field in zip(*fields, strict=True)))
+    z = torch.stack(path, 1)  # (1 or K, S+1, M, d)
+    z = z[0].transpose(0, 1) if layout.rows is None else z.transpose(1, 2).flatten(0, 1)[layout.place]
+    gradients = torch.cat(motions, 1) if layout.weights is None else None
+    return Rollout(potential, layout, z, joined, rate, gradients, _versions(potential))
+
+
+def values(potential: Potential, layout: Layout, z: Tensor, times: Tensor) -> Tensor:
+    """U of what acts, (B, S, K'), at z (B, S, d) and `times` (S,)."""
+    rows = layout.spread(z)
+    shift, _ = potential.time_branch(times, times.shape, layout.k)
+    copies = rows.shape[1] // len(times)
+    return layout.each(evaluate(potential.networks(layout.k), rows, shift.repeat_interleave(copies, 1)), len(times))
+
+
+def squared_gradients(potential: Potential, layout: Layout, z: Tensor, time: float) -> Tensor:
+    """|grad u|^2 of what acts, (B, K'), at z (B, d) and one time."""
+    shift, _ = potential.time_branch(z.new_tensor(time), (), layout.k)
+    local = activate(potential.networks(layout.k), layout.spread(z), shift)
+    return layout.each(local.gradients().square().sum(-1), 1)[:, 0]
+
+
+def _versions(potential: nn.Module) -> tuple[int, ...]:
+    """How often each parameter has been written to; inside a compiled graph nothing comes in between."""
+    return () if torch.compiler.is_compiling() else tuple(p._version for p in potential.parameters())
