@@ -75,7 +75,7 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     batch = z.shape[0]
     if k.ndim == 0:
         k = k.expand(batch)
-    if tuple(k.shape) not in ((batch,), (batch, steps)):
+    if k.shape != (batch,) and k.shape != (batch, steps):
         raise ValueError(
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
             "give each sample one label, or one for each step"
@@ -98,7 +98,7 @@ def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
             f"weights: got {got}, expected a floating tensor; pass labels as k, or convert with .to(z.dtype)"
         )
     batch = z.shape[0]
-    if tuple(weights.shape) not in ((batch, num), (batch, steps, num)):
+    if weights.shape != (batch, num) and weights.shape != (batch, steps, num):
         raise ValueError(
             f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); "
             "give each of the potentials one weight, for example weights.expand(B, -1)"

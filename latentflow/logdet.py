@@ -57,7 +57,8 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    return 2 * torch.empty_like(like, memory_format=torch.contiguous_format).bernoulli_(0.5, generator=generator) - 1
+    uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(generator=generator)
+    return torch.where(uniform < 0.5, -torch.ones_like(uniform), torch.ones_like(uniform))
 
 
 def _through_cholesky(factor: Tensor) -> Tensor:

@@ -168,12 +168,12 @@ class Potential(nn.Module):
         sin, cos = phase.sin(), phase.cos()
         weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
         pre = torch.cat((sin, cos), -1) @ weight_in + _chosen(self.time_in_bias, k)[:, None]
-        tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], F.gelu(pre), weight_out)
+        below = 0.5 * (1 + torch.erf(pre / math.sqrt(2)))  # the normal distribution function: GELU is x times it
+        tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], pre * below, weight_out)
         shift = torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], tau, _chosen(self.hidden_weight, k).mT)
         if not derivative:
             return self._for_rows(shift, t, lead), None
-        normal = torch.exp(-0.5 * pre.square()) / math.sqrt(2 * math.pi)
-        gelu_slope = 0.5 * (1 + torch.erf(pre / math.sqrt(2))) + pre * normal
+        gelu_slope = below + pre * torch.exp(-0.5 * pre.square()) / math.sqrt(2 * math.pi)
         turn = torch.cat((cos * frequencies, -sin * frequencies), -1) @ weight_in
         return self._for_rows(shift, t, lead), self._for_rows(torch.bmm(gelu_slope * turn, weight_out), t, lead)
 

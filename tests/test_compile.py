@@ -1,0 +1,90 @@
+"""A whole loss compiles without a graph break, a new batch size does not recompile it, and the transport exports."""
+
+import copy
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl
+from tests.problems import make_potential
+
+DIM, NUM, STEPS = 4, 3, 3
+# torch.compile itself instantiates autograd functions, which torch says not to do.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+class Loss(torch.nn.Module):
+    """The part of a training step that is ours; noise comes from outside so that two runs can be compared."""
+
+    def __init__(self, log_det):
+        super().__init__()
+        potential = make_potential(DIM, NUM)
+        self.flow = FlowPosterior(potential, log_det)
+        self.hj = HJConstraint(potential, NegativeForce(DIM, NUM).double())
+        self.prior = DiffusionPrior(NUM).double()
+
+    def forward(self, mean, k=None, weights=None):
+        q0 = Independent(Normal(mean, torch.full_like(mean, 1e-9), validate_args=False), 1, validate_args=False)
+        path = self.flow(q0, k, weights=weights, steps=STEPS)
+        bound = "initial" if self.flow.log_det is None else "marginal"
+        log_q0 = 0.0 if path.log_q is None else path.log_q[:, 0].detach().sum()  # of the noise, not of the flow
+        return (flow_kl(path, self.prior, bound=bound) + self.hj(path)).sum() - log_q0
+
+
+def acting(kind, batch):
+    if kind == "int":
+        return {"k": 1}
+    if kind == "labels":
+        return {"k": torch.arange(batch) % NUM}
+    return {"weights": torch.rand(batch, NUM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.mark.parametrize("log_det", ["exact", "laplacian", None])
+@pytest.mark.parametrize("kind", ["int", "labels", "weights"])
+def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(kind, log_det):
+    torch._dynamo.reset()
+    eager = Loss(log_det)
+    compiled_module = copy.deepcopy(eager)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(compiled_module, fullgraph=True, dynamic=True, backend=backend)
+    for batch in (5, 7, 11):
+        mean = torch.randn(batch, DIM, dtype=torch.float64)
+        losses = []
+        for module in (eager, compiled):
+            torch.manual_seed(0)
+            losses.append(module(mean, **acting(kind, batch)))
+            losses[-1].backward()
+        torch.testing.assert_close(*losses, rtol=1e-7, atol=1e-7)
+    assert len(graphs) == 1, "a new batch size has recompiled the graph"
+    for (name, ours), truth in zip(compiled_module.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("log_det", ["exact", "hutchinson", None])
+@pytest.mark.parametrize("kind", ["int", "weights"])
+def test_the_transport_exports_with_a_dynamic_batch(kind, log_det):
+    class Transport(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = FlowPosterior(make_potential(DIM, NUM), log_det)
+
+        def forward(self, z0, weights):
+            act = {"k": 1} if kind == "int" else {"weights": weights}
+            return self.flow.transport(z0, steps=STEPS, **act)
+
+    module = Transport().eval()
+    z0, weights = torch.randn(5, DIM, dtype=torch.float64), torch.rand(5, NUM, dtype=torch.float64)
+    batch = torch.export.Dim("batch", min=2)
+    shapes = {"z0": {0: batch}, "weights": {0: batch}}
+    exported = torch.export.export(module, (z0, weights), dynamic_shapes=shapes).module()
+    z0, weights = torch.randn(9, DIM, dtype=torch.float64), torch.rand(9, NUM, dtype=torch.float64)
+    ours, truth = exported(z0, weights), module(z0, weights)
+    torch.testing.assert_close(ours[0], truth[0], rtol=1e-12, atol=1e-12)
+    if log_det == "exact":
+        torch.testing.assert_close(ours[1], truth[1], rtol=1e-10, atol=1e-10)
