@@ -174,13 +174,15 @@ def show(results: dict[str, Any]) -> None:
     for name, row in results["compositions"].items():
         table.add_row(name, *_cells(row))
     console.print(table)
-    console.print("identity: frames that never move, the floor; autoencoded: each frame encoded and decoded by itself")
-    bounds = results["bounds"]
-    values = ", ".join(f"{name} {bounds[name]:.1f}" for name in ("marginal", "initial", "importance_weighted"))
     console.print(
-        f"evidence bounds, {bounds['unit']}: {values}\n"
-        f"(no unit-variance Gaussian decoder can exceed {bounds['gaussian_constant']:.1f})"
+        "identity: the error of standing still, a ratio below 1 beats it\n"
+        "autoencoded: each frame encoded and decoded by itself; the encoder has seen first frames only"
     )
+    bounds = results["bounds"]
+    console.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
+    for name in ("marginal", "initial", "importance_weighted"):
+        console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
+    console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
     if "selection" in results:
         console.print(f"matched selection: {100 * results['selection']['accuracy']:.2f} %")
 

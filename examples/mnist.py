@@ -1,8 +1,10 @@
 """A flow-factorized VAE on scaled, rotated and coloured handwritten digits.
 
-python examples/mnist.py                       # the 1,797 digits of scikit-learn, nothing to download
-python examples/mnist.py --supervision none    # which transformation it is, inferred from the sequence
-python examples/mnist.py --data mnist          # real MNIST, 28x28
+Without options: on the 1,797 digits of scikit-learn, nothing to download.
+
+--supervision none: which transformation it is, is inferred from the sequence.
+
+--data mnist: on real MNIST, 28x28.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ class Settings(Run):
     """the digits of scikit-learn at 16x16, or MNIST (from $LATENTFLOW_DATA/mnist, else downloaded)"""
     supervision: Literal["labels", "none"] = "labels"
     """are the labels of the transformations given, or inferred"""
+    initial: float = 1.0
+    """weight of bound (B)'s KL"""
     marginal: float = 0.1
-    """weight of bound (A)'s KL beside that of bound (B), to keep the flows from folding"""
+    """weight of bound (A)'s KL beside it, to keep the flows from folding"""
     frames: int = 4
     """frames of each sequence that are decoded in a step, drawn at random"""
     dim: int = 16
@@ -43,6 +47,15 @@ class Settings(Run):
     """channels of the first convolution"""
     held_out: int | None = None
     """evaluate on this many held-out images only (all, if left out); for short runs"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("frames", 1), ("dim", 1), ("width", 1), ("held_out", 5), ("initial", 0), ("marginal", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
+        if self.frames > STEPS + 1:
+            raise ValueError(f"--frames: got {self.frames}, expected at most {STEPS + 1}, the frames of a sequence")
 
 
 def main(settings: Settings) -> None:
@@ -86,7 +99,16 @@ def build(settings: Settings, side: int) -> FlowVAE:
     encoder = small_encoder(3, side, 2 * settings.dim, settings.width)
     decoder = small_decoder(settings.dim, 3, side, settings.width)
     classifier = small_encoder(3 * (STEPS + 1), side, num, settings.width) if settings.supervision == "none" else None
-    return FlowVAE(encoder, decoder, settings.dim, num, classifier, marginal=settings.marginal, frames=settings.frames)
+    return FlowVAE(
+        encoder,
+        decoder,
+        settings.dim,
+        num,
+        classifier,
+        initial=settings.initial,
+        marginal=settings.marginal,
+        frames=settings.frames,
+    )
 
 
 if __name__ == "__main__":

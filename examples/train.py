@@ -28,7 +28,7 @@ class Run:
 
     out: Path = Path("runs/mnist")
     """folder for checkpoints, log.csv, results.json and figure.png"""
-    steps: int = 1500
+    steps: int = 1800
     """training steps"""
     batch: int = 64
     """sequences in a batch"""
@@ -68,11 +68,16 @@ def prepare(run: Run, settings: dict[str, Any]) -> None:
             f"{name} {before.get(name)!r} -> {record[name]!r}" for name in record if before.get(name) != record[name]
         ]
         if changed:
-            raise ValueError(f"--resume: got {', '.join(changed)}, expected the settings of the run; give these again")
+            raise ValueError(
+                f"--resume: got {', '.join(changed)}, expected the settings of the run; "
+                "give these again (its schedule was made for them), or start anew with --overwrite"
+            )
         return
     if noted.exists() and not run.overwrite:
         raise ValueError(f"--out: got {run.out}, which holds a run; go on with --resume, start again with --overwrite")
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
+    for stale in ("results.json", "figure.png", "log.csv"):  # or they would stand beside the settings of another run
+        (run.out / stale).unlink(missing_ok=True)
     run.out.mkdir(parents=True, exist_ok=True)
     noted.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -144,7 +149,7 @@ class _Report:
         rate = (step - self.first) / (time.monotonic() - self.began)
         losses = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step" and value is not None)
         self.bar.update(self.task, completed=step, rate=rate, losses=losses)
-        if self.bar.disable and (step % self.every == 0 or step == self.run.steps):
+        if self.bar.disable and (step == self.first + 1 or step % self.every == 0 or step == self.run.steps):
             left = (self.run.steps - step) / rate
             print(f"{step:>6}/{self.run.steps}  {rate:.1f} steps/s  {left:.0f} s left  {losses}", flush=True)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
-from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,9 +62,9 @@ def acting(
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
-    fix = "pass an int or integer labels; a mixture goes to weights="
-    if isinstance(k, SupportsIndex) and not isinstance(k, (bool, Tensor)):
-        k = operator.index(k)
+    fix = "pass an int or a tensor of integer labels (torch.as_tensor); a mixture goes to weights="
+    if isinstance(k, (int, np.integer)) and not isinstance(k, bool):
+        k = int(k)
         if not 0 <= k < num:
             raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")
         return k
@@ -78,7 +77,7 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     if k.shape != (batch,) and k.shape != (batch, steps):
         raise ValueError(
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
-            "give each sample one label, or one for each step"
+            "give each sample one label, or one for each step; one-hot rows go to weights=k.float()"
         )
     k = k.to(device=z.device, dtype=torch.int64)
     require(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from latentflow import derivatives
 from latentflow.initial import device_type, in_full_precision
-from latentflow.posterior import LatentPath
-from latentflow.potential import NegativeForce
+from latentflow.posterior import LatentPath, check_path, check_potential
+from latentflow.potential import NegativeForce, Potential
 from latentflow.rollout import Rollout, squared_gradients, values
 from latentflow.validate import one_of, require_finite, require_floating
 
@@ -65,11 +65,15 @@ class HJConstraint(nn.Module):
         label: str = "end",
     ) -> None:
         super().__init__()
-        for name, module in (("potential", potential), ("force", force)):
-            if not isinstance(module, nn.Module) and (name == "potential" or module is not None):
-                raise TypeError(
-                    f"{name}: got {type(module).__name__}, expected an nn.Module; wrap functions in a module"
-                )
+        check_potential(potential)
+        if force is not None and (not isinstance(force, nn.Module) or isinstance(force, Potential)):
+            raise TypeError(
+                f"force: got {type(force).__name__}, expected NegativeForce or a module that gives f <= 0; swap them?"
+            )
+        if isinstance(potential, Potential) and isinstance(force, NegativeForce) and potential.dim != force.dim:
+            raise ValueError(
+                f"force: got dim {force.dim}, expected {potential.dim} like the potential; make it with this dim"
+            )
         for name, price in (("force_penalty", force_penalty), ("initial_weight", initial_weight)):
             if not 0 <= price < math.inf:
                 raise ValueError(
@@ -104,6 +108,7 @@ class HJConstraint(nn.Module):
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
+        check_path(path)
         with torch.autocast(path.z.device.type, enabled=False):
             z = _latents(path.z[:, :-1])
             steps = z.shape[1]

@@ -20,9 +20,16 @@ def check_q0(q0: object, dim: int | None) -> None:
         )
     batch, event = tuple(q0.batch_shape), tuple(q0.event_shape)
     if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
+        fix = "make the last axis the event, Independent(Normal(mu, std), 1)"
+        if len(event) == 1 and not batch:
+            fix = "add a batch axis"
+        elif len(event) == 1 and event == (2 * (dim or 0),):
+            fix = "split the encoder's output into mean and log-variance with .chunk(2, dim=-1)"
+        elif len(event) == 1 and len(batch) == 1:
+            fix = f"make the potential with dim={event[0]}, or the encoder for {dim} latents"
         raise ValueError(
             f"q0: got batch shape {batch} and event shape {event}, expected (B,) and "
-            f"({'dim' if dim is None else dim},); make the last axis the event, Independent(Normal(mu, std), 1)"
+            f"({'dim' if dim is None else dim},); {fix}"
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from latentflow.posterior import LatentPath
+from latentflow.posterior import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of
 
@@ -43,6 +43,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     Source: Song et al. 2023, eq. 6; the mathematics page of the docs derives both.
     """
     one_of("bound", bound, ("marginal", "initial"))
+    check_path(path)
     if bound == "marginal":
         if path.log_q is None:
             raise ValueError(

@@ -6,7 +6,7 @@ r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +16,14 @@ from torch.distributions import Distribution
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.initial import check_q0, device_type, in_full_precision, log_prob, sample, with_full_precision
+from latentflow.potential import NegativeForce
 from latentflow.rollout import Rollout, layout_of, roll_out
 from latentflow.validate import holds, one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LatentPath:
     r"""A batch of latent paths and their densities. T is the number of steps, so there are T + 1 latents.
 
@@ -60,11 +61,18 @@ class LatentPath:
     times: Tensor
     q0: Distribution
     acting: Acting | None = None
-    rollout: Rollout | None = field(default=None, repr=False)
+    rollout: Rollout | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Saved without the activations."""
         return {**vars(self), "rollout": None}
+
+    def __repr__(self) -> str:
+        """Shapes only: the numbers would fill the screen."""
+        tensors = ("z", "log_q", "log_det", "folds", "weights", "times")
+        found = {name: getattr(self, name) for name in tensors}
+        shown = [f"{name}={None if x is None else tuple(x.shape)}" for name, x in found.items()]
+        return f"LatentPath({', '.join(shown)}, q0={type(self.q0).__name__})"
 
 
 class _Rolled(NamedTuple):
@@ -120,10 +128,7 @@ class FlowPosterior(nn.Module):
         label: str = "end",
     ) -> None:
         super().__init__()
-        if not isinstance(potential, nn.Module):
-            raise TypeError(
-                f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module"
-            )
+        check_potential(potential)
         one_of("log_det", log_det, LOG_DETS)
         one_of("label", label, ("end", "start"))
         self.potential, self.log_det, self.label = potential, log_det, label
@@ -370,6 +375,24 @@ class FlowPosterior(nn.Module):
         z = in_full_precision(z)
         require_finite(name, z, "look for exploding weights or bad input")
         return z
+
+
+def check_path(path: object) -> None:
+    """Raise unless `path` is what a flow returns."""
+    if not isinstance(path, LatentPath):
+        raise TypeError(
+            f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
+        )
+
+
+def check_potential(potential: object) -> None:
+    """Raise unless `potential` can be one."""
+    if not isinstance(potential, nn.Module):
+        raise TypeError(f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module")
+    if isinstance(potential, NegativeForce):
+        raise TypeError(
+            "potential: got NegativeForce, expected a potential; a force belongs into HJConstraint(potential, force)"
+        )
 
 
 def _require_finite_path(fine: Tensor, substeps: int) -> None:

@@ -117,6 +117,10 @@ class DiffusionPrior(nn.Module):
 
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
+        if not hasattr(path, "weights"):
+            raise TypeError(
+                f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
+            )
         with torch.autocast(path.z.device.type, enabled=False):
             require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)

@@ -82,6 +82,9 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         ({"resume": True, "overwrite": True}, "both"),
         ({"steps": 0}, "at least 1"),
         ({"learning_rate": float("nan")}, "positive"),
+        ({"frames": 0}, "--frames: got 0, expected at least 1"),
+        ({"held_out": 4}, "--held-out: got 4, expected at least 5"),
+        ({"marginal": float("nan")}, "--marginal: got nan, expected at least 0"),
     ):
         with pytest.raises(ValueError, match=said):
             run(tmp_path, **changes)
