@@ -57,8 +57,8 @@ class FlowVAE(nn.Module):
         dim, num: d and K.
         classifier: frames stacked on channels, (B, (T+1) C, H, W) -> (B, K); given when labels are not.
         initial, marginal: weights of the KL terms of bounds (B) and (A), see `flow_kl`. (B) alone trains to the lowest errors,
-            but nothing keeps its flows from folding; a tenth of (A), whose log-determinants rise without limit towards a
-            fold, does, at no visible cost.
+            but nothing keeps its flows from folding. The log-determinants of (A) rise without limit towards a fold, so a tenth
+            of it makes folds rarer at no visible cost; it does not exclude them, since a step may jump across.
         frames: how many frames of each sequence are decoded in a training step, drawn anew each time and weighted so that
             the loss keeps its mean; None decodes all. The decoder takes most of the time of a step.
         log_det, hidden, bounded: of the flow and its potential.
