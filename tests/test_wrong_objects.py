@@ -1,0 +1,55 @@
+"""A path, a prior, a force or a potential in the place of another is named, and a printed path fits a line."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl
+
+POTENTIAL, FORCE, PRIOR = Potential(3, 2), NegativeForce(3, 2), DiffusionPrior(2)
+Q0 = Independent(Normal(torch.zeros(4, 3), torch.ones(4, 3)), 1)
+PATH = FlowPosterior(POTENTIAL)(Q0, 0, steps=2)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: flow_kl(PRIOR, PATH),
+        lambda: flow_kl(PATH.z, PRIOR),
+        lambda: HJConstraint(POTENTIAL)(PATH.z),
+        lambda: PRIOR.log_prob(PATH.z),
+        lambda: FlowPosterior(FORCE),
+        lambda: HJConstraint(FORCE, POTENTIAL),
+        lambda: HJConstraint(POTENTIAL, POTENTIAL),
+        lambda: FlowPosterior(POTENTIAL)(Q0, torch.zeros(4).long().numpy(), steps=2),
+    ],
+)
+def test_the_wrong_object_is_named(mistake):
+    with pytest.raises(TypeError, match=r"got .*expected .*; "):
+        mistake()
+
+
+def test_forces_live_where_their_potentials_do():
+    with pytest.raises(ValueError, match="force: got dim 5, expected 3"):
+        HJConstraint(POTENTIAL, NegativeForce(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "fix"),
+    [((3,), "batch axis"), ((4, 6), r"\.chunk\(2"), ((4, 5), "dim=5"), ((4, 2, 3), "last axis the event")],
+)
+def test_a_posterior_of_the_wrong_shape_is_answered_with_the_likely_fix(shape, fix):
+    with pytest.raises(ValueError, match=fix):
+        FlowPosterior(POTENTIAL)(Independent(Normal(torch.zeros(shape), torch.ones(shape)), 1), 0, steps=2)
+
+
+def test_a_path_prints_its_shapes():
+    assert repr(PATH) == (
+        "LatentPath(z=(4, 3, 3), log_q=(4, 3), log_det=(4, 2), folds=(4, 2), weights=(4, 2, 2), times=(3,), q0=Independent)"
+    )
+
+
+def test_finite_latents_whose_sum_overflows_are_no_mistake():
+    huge = torch.full((4, 3), 3e38)
+    z, _ = FlowPosterior(POTENTIAL, None).transport(huge, 0, 1)
+    assert z.isfinite().all()
