@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from latentflow import metrics
 from latentflow.constraint import HJConstraint
 from latentflow.objective import flow_kl
-from latentflow.posterior import FlowPosterior, LatentPath
+from latentflow.path import LatentPath
+from latentflow.posterior import FlowPosterior
 from latentflow.potential import NegativeForce, Potential
 from latentflow.prior import DiffusionPrior
 from latentflow.selector import GumbelSelector, categorical_kl

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from latentflow import derivatives
 from latentflow.initial import device_type, in_full_precision
-from latentflow.posterior import LatentPath, check_path, check_potential
+from latentflow.path import LatentPath, check_path
+from latentflow.posterior import check_potential
 from latentflow.potential import NegativeForce, Potential
 from latentflow.rollout import Rollout, squared_gradients, values
 from latentflow.validate import one_of, require_finite, require_floating

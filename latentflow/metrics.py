@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from latentflow.initial import log_prob
 from latentflow.objective import flow_kl
-from latentflow.posterior import FlowPosterior, LatentPath
+from latentflow.path import LatentPath
+from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import positive_integer, require_floating
 

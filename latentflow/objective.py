@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from latentflow.posterior import LatentPath, check_path
+from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of
 

@@ -3,15 +3,13 @@ r"""The diffusion prior over z_1, ..., z_T: a Gaussian that widens as the heat e
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latentflow.path import LatentPath, check_path
 from latentflow.validate import one_of, positive_integer, require_finite
-
-if TYPE_CHECKING:
-    from latentflow.posterior import LatentPath
 
 
 class _Projection(torch.autograd.Function):
@@ -117,10 +115,7 @@ class DiffusionPrior(nn.Module):
 
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
-        if not hasattr(path, "weights"):
-            raise TypeError(
-                f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
-            )
+        check_path(path)
         with torch.autocast(path.z.device.type, enabled=False):
             require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)

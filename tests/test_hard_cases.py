@@ -184,16 +184,18 @@ def test_huge_logits_and_small_temperatures_choose_without_nan():
 
 
 def test_importance_weighting_scores_a_half_precision_posterior_in_full():
-    mean, std = torch.randn(4, 3), torch.rand(4, 3) * 0.1 + 0.01
+    potential, generator = Potential(3), torch.Generator()
+    mean, std = torch.randn(4, 3).bfloat16(), (torch.rand(4, 3) * 0.1 + 0.01).bfloat16()
     bounds = []
-    for dtype in (torch.bfloat16, torch.float32):
-        # The same distribution twice: numbers that bfloat16 can hold.
-        q0 = Independent(Normal(mean.bfloat16().to(dtype), std.bfloat16().to(dtype)), 1)
-        path = FlowPosterior(Potential(3))(q0, 0, steps=1)
-        assert path.log_q.dtype == torch.float32
-        assert flow_kl(path, DiffusionPrior()).dtype == torch.float32
-        point = path.q0.mean + path.q0.stddev
-        bounds.append(path.q0.log_prob(point))
+    for dtype in (torch.bfloat16, torch.float32):  # the same distribution twice: numbers that bfloat16 can hold
+        q0 = Independent(Normal(mean.to(dtype), std.to(dtype)), 1)
+        assert flow_kl(FlowPosterior(potential)(q0, 0, steps=1), DiffusionPrior()).dtype == torch.float32
+        generator.manual_seed(0)
+        bounds.append(
+            importance_weighted_bound(
+                lambda z: -0.5 * z.square().sum(-1), potential, q0, 0, steps=2, samples=8, generator=generator
+            )
+        )
     torch.testing.assert_close(*bounds)
     empty = Independent(Normal(torch.zeros(0, 3), torch.ones(0, 3)), 1)
     none = importance_weighted_bound(lambda z: z.sum(-1), Potential(3), empty, 0, steps=2, samples=2)
