@@ -1,4 +1,4 @@
-"""A plain convolutional encoder and decoder, and the flow-factorized VAE made of them and latentflow's modules."""
+"""The flow-factorized VAE: any encoder and decoder, with latentflow's modules between them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,6 @@ from latentflow import (
     categorical_kl,
     flow_kl,
 )
-
-
-def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
-    """Images (N, channels, side, side) -> (N, outputs), for sides that 4 divides."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(2 * width * (side // 4) ** 2, 8 * width),
-        nn.ReLU(),
-        nn.Linear(8 * width, outputs),
-    )
-
-
-def small_decoder(dim: int, channels: int, side: int, width: int = 32) -> nn.Sequential:
-    """Latents (N, dim) -> logits (N, channels, side, side)."""
-    return nn.Sequential(
-        nn.Linear(dim, 8 * width),
-        nn.ReLU(),
-        nn.Linear(8 * width, 2 * width * (side // 4) ** 2),
-        nn.ReLU(),
-        nn.Unflatten(1, (2 * width, side // 4, side // 4)),
-        nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
-    )
 
 
 class FlowVAE(nn.Module):
@@ -96,12 +68,13 @@ class FlowVAE(nn.Module):
 
     def posterior(self, images: Tensor) -> Independent:
         """q(z_0 | x_0) of images (B, C, H, W)."""
-        mean, log_variance = self.encoder(images).chunk(2, dim=-1)
-        return Independent(Normal(mean, (0.5 * log_variance).exp()), 1)
+        mean, log_variance = self.encoder(images).to(images.dtype).chunk(2, dim=-1)
+        # Not validated: that would read values in every step. latentflow looks at the latents itself, where it may.
+        return Independent(Normal(mean, (0.5 * log_variance).exp(), validate_args=False), 1, validate_args=False)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits (B, T+1, C, H, W) of latents (B, T+1, dim), in one call of the decoder."""
-        logits = self.decoder(z.flatten(0, 1))
+        logits = self.decoder(z.flatten(0, 1)).to(z.dtype)
         return logits.view(*z.shape[:2], *logits.shape[1:])
 
     def select(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

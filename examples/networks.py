@@ -1,0 +1,92 @@
+"""Encoders and decoders of images: small ones, and those of the paper.
+
+Both are convolutional, know nothing of flows, and take images of any side that 4 divides. Decoders give logits: the sigmoid
+belongs to the loss, where it costs nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side) -> (N, outputs)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * width * (side // 4) ** 2, 8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, outputs),
+    )
+
+
+def small_decoder(dim: int, channels: int, side: int, width: int = 32) -> nn.Sequential:
+    """Latents (N, dim) -> logits (N, channels, side, side)."""
+    return nn.Sequential(
+        nn.Linear(dim, 8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, 2 * width * (side // 4) ** 2),
+        nn.ReLU(),
+        nn.Unflatten(1, (2 * width, side // 4, side // 4)),
+        nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+    )
+
+
+def paper_encoder(channels: int, side: int, dim: int) -> nn.Sequential:
+    """Images (N, channels, side, side) -> mean and log-variance (N, 2 dim); the latent sets the width of all layers."""
+    return _five_convolutions(channels, side, dim, 2 * dim).append(nn.Linear(2 * dim, 2 * dim))
+
+
+def paper_classifier(channels: int, side: int, num: int, width: int) -> nn.Sequential:
+    """Frames stacked on channels (N, channels, side, side) -> logits (N, num)."""
+    return _five_convolutions(channels, side, width, width).append(nn.Linear(width, num))
+
+
+def paper_decoder(dim: int, channels: int, side: int) -> nn.Sequential:
+    """Latents (N, dim) -> logits (N, channels, side, side)."""
+    return nn.Sequential(
+        nn.Linear(dim, dim),
+        nn.Unflatten(1, (dim, 1, 1)),
+        nn.ReLU(),
+        ConvTransposeOfPoint(dim, 2 * dim, 1),
+        nn.ReLU(),
+        ConvTransposeOfPoint(2 * dim, 3 * dim, 1),
+        nn.ReLU(),
+        ConvTransposeOfPoint(3 * dim, 2 * dim, side // 4),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * dim, dim, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(dim, channels, 4, stride=2, padding=1),
+    ).to(memory_format=torch.channels_last)
+
+
+class ConvTransposeOfPoint(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` of 1x1 images, (N, C, 1, 1) -> (N, C', kernel, kernel): one matrix product, so computed as one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        kernel = self.weight.permute(0, 2, 3, 1)  # as it lies in memory where channels are last
+        bias = self.bias.repeat(kernel.shape[1] * kernel.shape[2])
+        return torch.addmm(bias, x.flatten(1), kernel.flatten(1)).unflatten(1, kernel.shape[1:]).permute(0, 3, 1, 2)
+
+
+def _five_convolutions(channels: int, side: int, width: int, outputs: int) -> nn.Sequential:
+    """Images (N, channels, side, side) -> (N, outputs)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2 * width, 3 * width, side // 4),
+        nn.ReLU(),
+        nn.Conv2d(3 * width, 2 * width, 1),
+        nn.ReLU(),
+        nn.Conv2d(2 * width, outputs, 1),
+        nn.Flatten(),
+    ).to(memory_format=torch.channels_last)

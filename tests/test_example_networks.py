@@ -1,0 +1,64 @@
+"""The networks of the paper: as many parameters as published, and the same function as the layers they are named after."""
+
+import pytest
+import torch
+from networks import (
+    ConvTransposeOfPoint,
+    paper_classifier,
+    paper_decoder,
+    paper_encoder,
+    small_decoder,
+    small_encoder,
+)
+from torch import nn
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_networks_of_the_paper_have_its_numbers_of_parameters() -> None:
+    with torch.device("meta"):
+        assert parameters(paper_encoder(3, 28, 324)) == 35_711_280
+        assert parameters(paper_decoder(324, 3, 28)) == 35_185_431
+        assert parameters(paper_encoder(3, 64, 226)) + parameters(paper_decoder(226, 3, 64)) == 161_375_529
+        assert parameters(paper_classifier(27, 28, 3, 324)) == 35_205_843
+
+
+@pytest.mark.parametrize("side", [16, 28])
+@pytest.mark.parametrize("kind", ["small", "paper"])
+def test_shapes(kind: str, side: int) -> None:
+    if kind == "paper":
+        encoder, decoder, classifier = (
+            paper_encoder(3, side, 6),
+            paper_decoder(6, 3, side),
+            paper_classifier(27, side, 3, 6),
+        )
+    else:
+        encoder, decoder, classifier = small_encoder(3, side, 12), small_decoder(6, 3, side), small_encoder(27, side, 3)
+    assert encoder(torch.rand(5, 3, side, side)).shape == (5, 12)
+    assert classifier(torch.rand(5, 27, side, side)).shape == (5, 3)
+    logits = decoder(100 * torch.randn(5, 6))
+    assert logits.shape == (5, 3, side, side)
+    assert logits.min() < 0  # no sigmoid
+    assert all(parameter.grad_fn is None and parameter.requires_grad for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("kernel", [1, 7])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_transposed_convolution_of_a_point_is_a_matrix_product(
+    kernel: int, memory_format: torch.memory_format
+) -> None:
+    truth = nn.ConvTranspose2d(5, 4, kernel).double()
+    ours = ConvTransposeOfPoint(5, 4, kernel).double().to(memory_format=memory_format)
+    ours.load_state_dict(truth.state_dict())
+    x = torch.randn(3, 5, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), truth(x), rtol=1e-12, atol=1e-12)
+
+
+def test_it_starts_like_the_layer_that_it_replaces() -> None:
+    torch.manual_seed(0)
+    truth = nn.ConvTranspose2d(5, 4, 7).state_dict()
+    torch.manual_seed(0)
+    ours = ConvTransposeOfPoint(5, 4, 7).state_dict()
+    assert all(torch.equal(ours[name], truth[name]) for name in truth)
