@@ -20,7 +20,8 @@ from data.mnist import mnist
 from data.transformations import TRANSFORMATIONS, levels_of, render
 from evaluate import evaluate, show, write
 from figures import evolution_figure
-from models import FlowVAE, small_decoder, small_encoder
+from models import FlowVAE
+from networks import paper_classifier, paper_decoder, paper_encoder, small_decoder, small_encoder
 from torch import Tensor
 from train import Run, prepare, train
 
@@ -43,8 +44,10 @@ class Settings(Run):
     """frames of each sequence that are decoded in a step, drawn at random"""
     dim: int = 16
     """size of the latent"""
+    networks: Literal["small", "paper"] = "small"
+    """small convolutional networks, or those of the paper, which had --dim 324"""
     width: int = 32
-    """channels of the first convolution"""
+    """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     held_out: int | None = None
     """evaluate on this many held-out images only (all, if left out); for short runs"""
 
@@ -76,14 +79,15 @@ def main(settings: Settings) -> None:
     prepare(settings, shared)
     torch.manual_seed(settings.seed)
     model = build(settings, training.shape[-1])
+    training = training.to(settings.device)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(training), (settings.batch,), generator=generator)
-        k = torch.arange(settings.batch) % len(TRANSFORMATIONS)
+        chosen = torch.randint(len(training), (settings.batch,), generator=generator, device=training.device)
+        k = torch.arange(settings.batch, device=training.device) % len(TRANSFORMATIONS)
         return render(training[chosen], levels_of(k, STEPS)), k
 
     seconds = train(model, draw, settings)
-    results = evaluate(model, held_out, STEPS)
+    results = evaluate(model.cpu(), held_out, STEPS)
     index = results["selection"]["potential_of"] if "selection" in results else list(range(len(TRANSFORMATIONS)))
     evolution_figure(model, held_out, STEPS, index, settings.out / "figure.png")
     write({"example": "mnist", "settings": shared, "seconds": seconds, **results}, settings.out / "results.json")
@@ -95,14 +99,18 @@ def main(settings: Settings) -> None:
 
 def build(settings: Settings, side: int) -> FlowVAE:
     """The model for images of this side."""
-    num = len(TRANSFORMATIONS)
-    encoder = small_encoder(3, side, 2 * settings.dim, settings.width)
-    decoder = small_decoder(settings.dim, 3, side, settings.width)
-    classifier = small_encoder(3 * (STEPS + 1), side, num, settings.width) if settings.supervision == "none" else None
+    num, dim, width, stacked = len(TRANSFORMATIONS), settings.dim, settings.width, 3 * (STEPS + 1)
+    infer = settings.supervision == "none"
+    if settings.networks == "paper":
+        encoder, decoder = paper_encoder(3, side, dim), paper_decoder(dim, 3, side)
+        classifier = paper_classifier(stacked, side, num, dim) if infer else None
+    else:
+        encoder, decoder = small_encoder(3, side, 2 * dim, width), small_decoder(dim, 3, side, width)
+        classifier = small_encoder(stacked, side, num, width) if infer else None
     return FlowVAE(
         encoder,
         decoder,
-        settings.dim,
+        dim,
         num,
         classifier,
         initial=settings.initial,

@@ -1,16 +1,21 @@
-"""The one training loop: draw a batch, sum the terms of the loss, step; with progress, a log, checkpoints and resume."""
+"""The one training loop: draw a batch, sum the terms of the loss, step; with progress, a log, checkpoints and resume.
+
+Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits. What is to be logged stays on the
+device and is read in one go, once in `READ_EVERY` steps.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from models import FlowVAE
@@ -19,6 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from latentflow import validate_values
+
+READ_EVERY = 25
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # generator -> frames (B, T+1, C, H, W), labels (B,)
 
 
@@ -38,6 +46,10 @@ class Run:
     """of the weights, the batches and all samples"""
     save_every: int = 250
     """steps between checkpoints"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """of encoder, decoder and classifier; the flow is always in float32"""
+    device: str = "cpu"
+    """where to train, for example cuda; evaluation is on the CPU"""
     threads: int = 2
     """CPU threads"""
     resume: bool = False
@@ -51,6 +63,11 @@ class Run:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate: got {self.learning_rate}, expected a positive number")
+        try:
+            torch.empty((), device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).splitlines()[0]
+            raise ValueError(f"--device: got {self.device!r} ({said}), expected a device of this machine") from error
         if self.resume and self.overwrite:
             raise ValueError("--resume, --overwrite: got both, expected at most one; they contradict each other")
 
@@ -84,39 +101,58 @@ def prepare(run: Run, settings: dict[str, Any]) -> None:
 
 def train(model: FlowVAE, draw: Draw, run: Run) -> float:
     """Train in place and return the seconds that it took, those before a resume included."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
+    model.to(run.device).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, run.learning_rate, total_steps=run.steps, pct_start=0.1)
-    generator = torch.Generator().manual_seed(run.seed)
+    generator = torch.Generator(run.device).manual_seed(run.seed)
     first, seconds = _restore(model, optimiser, schedule, generator, run) if run.resume else (0, 0.0)
-    model.train()
     began = time.monotonic() - seconds
-    with _Report(run, first) as report:
+    # On the CPU a look at values costs nothing and names what went wrong; elsewhere each would wait for the device.
+    with _Report(run, first) as report, validate_values(run.device == "cpu"):
         for step in range(first, run.steps):
             x, k = draw(generator)
             if model.selector is not None:
                 model.selector.anneal(step)
-            terms, path = model(x, k, generator)
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                values = {name: float(term) for name, term in terms.items()}
-                raise ValueError(f"loss: got {values} at step {step}, expected finite terms; lower --learning-rate")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            terms = take_step(model, optimiser, x, k, generator, run.precision)
             schedule.step()
-            folds = None if path.folds is None else int(path.folds.sum())
-            report(step + 1, {name: float(term.detach()) for name, term in terms.items()}, folds)
+            report(step + 1, terms)
             if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+                report.read()  # so that no checkpoint is made of a loss that is not finite
                 _save(model, optimiser, schedule, generator, step + 1, time.monotonic() - began, run.out)
     return time.monotonic() - began
 
 
+def take_step(
+    model: FlowVAE,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    k: Tensor,
+    generator: torch.Generator | None = None,
+    precision: str = "float32",
+) -> dict[str, Tensor]:
+    """One step on frames x (B, T+1, C, H, W) with labels k (B,); the terms of the loss, and how many steps folded.
+
+    Reads no value and has the same shapes every time, as a CUDA graph needs it.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        terms, path = model(x, k, generator)
+    torch.stack(list(terms.values())).sum().backward()
+    optimiser.step()
+    noted = {name: term.detach() for name, term in terms.items()}
+    return noted if path.folds is None else {**noted, "folds": path.folds.sum()}
+
+
 class _Report:
-    """Losses by name, rate and time left: a live bar on a terminal, a line now and then elsewhere, and always log.csv."""
+    """Losses by name, rate and time left: a live bar on a terminal, a line now and then elsewhere, and always log.csv.
+
+    Rows wait on the device until they are read, all in one transfer.
+    """
 
     def __init__(self, run: Run, first: int) -> None:
         self.run, self.first, self.console = run, first, Console()
         self.every = max(1, run.steps // 20)
+        self.waiting: dict[int, dict[str, Tensor]] = {}  # by step
 
     def __enter__(self) -> _Report:
         self.bar = Progress(
@@ -137,21 +173,39 @@ class _Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-        self.file.close()
+        try:
+            self.read()
+        finally:
+            self.bar.stop()
+            self.file.close()
 
-    def __call__(self, step: int, terms: dict[str, float], folds: int | None) -> None:
-        row = {"step": step, **terms, "folds": folds}
-        writer = csv.DictWriter(self.file, row)
-        if step == 1:
-            writer.writeheader()
-        writer.writerow(row)
-        rate = (step - self.first) / (time.monotonic() - self.began)
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step" and value is not None)
+    def __call__(self, step: int, terms: dict[str, Tensor]) -> None:
+        self.waiting[step] = terms
+        line = step == self.first + 1 or step % self.every == 0 or step == self.run.steps
+        if not line and step % READ_EVERY != 0:
+            return
+        rate, values = (step - self.first) / (time.monotonic() - self.began), self.read()
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.bar.update(self.task, completed=step, rate=rate, losses=losses)
-        if self.bar.disable and (step == self.first + 1 or step % self.every == 0 or step == self.run.steps):
+        if self.bar.disable and line:
             left = (self.run.steps - step) / rate
             print(f"{step:>6}/{self.run.steps}  {rate:.1f} steps/s  {left:.0f} s left  {losses}", flush=True)
+
+    def read(self) -> dict[str, float]:
+        """Write what waits to log.csv, and return the last of it."""
+        waiting, self.waiting, values = self.waiting, {}, {}
+        if not waiting:
+            return values
+        rows = torch.stack([torch.stack(list(terms.values())) for terms in waiting.values()]).tolist()
+        for (step, terms), row in zip(waiting.items(), rows, strict=True):
+            values = dict(zip(terms, row, strict=True))
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"loss: got {values} at step {step}, expected finite terms; lower --learning-rate")
+            writer = csv.DictWriter(self.file, {"step": step, **values})
+            if step == 1:
+                writer.writeheader()
+            writer.writerow({"step": step, **values})
+        return values
 
 
 def _save(

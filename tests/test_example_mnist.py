@@ -49,11 +49,13 @@ def test_writes_what_it_promises(tmp_path: Path, supervision: str) -> None:
         assert sum(map(sum, selection["confusion"])) == 3 * 24
 
 
-@pytest.mark.parametrize("supervision", ["labels", "none"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"supervision": "none"}, {"networks": "paper", "precision": "bf16"}], ids=lambda it: str(it)
+)
 def test_resuming_repeats_the_uninterrupted_run_bit_for_bit(
-    tmp_path: Path, supervision: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "whole", supervision=supervision)
+    run(tmp_path / "whole", **changes)
     save = loop._save
 
     def die_after_saving(*args: object) -> None:
@@ -62,13 +64,13 @@ def test_resuming_repeats_the_uninterrupted_run_bit_for_bit(
 
     monkeypatch.setattr(loop, "_save", die_after_saving)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", supervision=supervision)
+        run(tmp_path / "cut", **changes)
     monkeypatch.undo()
-    run(tmp_path / "cut", supervision=supervision, resume=True)
+    run(tmp_path / "cut", **changes, resume=True)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    if supervision == "none":
+    if "supervision" in changes:
         assert cut["selector.temperature"] < 1
     assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "cut/log.csv").read_text()
 
@@ -82,6 +84,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         ({"resume": True, "overwrite": True}, "both"),
         ({"steps": 0}, "at least 1"),
         ({"learning_rate": float("nan")}, "positive"),
+        ({"device": "nowhere"}, "--device: got 'nowhere'"),
         ({"frames": 0}, "--frames: got 0, expected at least 1"),
         ({"held_out": 4}, "--held-out: got 4, expected at least 5"),
         ({"marginal": float("nan")}, "--marginal: got nan, expected at least 0"),
