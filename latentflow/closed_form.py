@@ -55,9 +55,10 @@ class Local:
         return torch.bmm(self.gradient_coefficient(), self.networks.input_weight)
 
     def time_derivative(self, rate: Tensor) -> Tensor:
-        """du/dt, (G, N), for tau'(t), (G, 1 or N, h)."""
+        """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
         slope, _ = self._bend()
-        derivative = (self.back * rate).sum(-1)
+        blocks = self.back.view(self.back.shape[0], rate.shape[1], -1, self.back.shape[-1])
+        derivative = (blocks * rate[:, :, None]).sum(-1).flatten(1)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
     def hessian(self, weights: Tensor | None, *, reduced: bool) -> Tensor:
@@ -82,8 +83,8 @@ class Local:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         inner, outer = self._curvatures()
         middle = self.networks.hidden_weight
-        through = outer * torch.bmm(_through_tanh(along, self.first), middle.mT)
-        coefficient = _through_tanh(torch.bmm(through, middle), self.first) + inner * along
+        through = outer * torch.bmm(through_tanh(along, self.first), middle.mT)
+        coefficient = through_tanh(torch.bmm(through, middle), self.first) + inner * along
         slope, bend = self._bend()
         if slope is None or bend is None:
             return coefficient
@@ -102,7 +103,7 @@ class Local:
 
     def _curvatures(self) -> tuple[Tensor, Tensor]:
         """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
-        outer = _through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
         return -2 * self.first * self.coefficient, outer
 
     def _second_layer(self, basis: Tensor) -> Tensor:
@@ -130,10 +131,10 @@ class Local:
 
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
-    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all, with c(t), (G, 1 or N, h)."""
+    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all, with c(t), (G, S, h), of N / S rows each."""
     first, second = _layers(networks, rows, shift)
     back = torch.bmm(1 - second.square(), networks.gated)
-    return Local(networks, first, second, back, _through_tanh(back, first))
+    return Local(networks, first, second, back, through_tanh(back, first))
 
 
 def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
@@ -143,12 +144,15 @@ def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
 
 def _layers(networks: Networks, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     num, hidden, _ = networks.input_weight.shape
-    if rows.shape[0] == 1:  # one product for the input layers of all networks
+    if rows.shape[0] == num:
+        first = torch.tanh(torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT))
+    else:  # one product for the input layers of all networks
         bias, weight = networks.input_bias.flatten(), networks.input_weight.flatten(0, 1)
         first = torch.tanh(torch.addmm(bias, rows[0], weight.mT)).view(rows.shape[1], num, hidden).transpose(0, 1)
-    else:
-        first = torch.tanh(torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT))
-    return first, torch.tanh(torch.baddbmm(shift, first, networks.hidden_weight.mT))
+    if shift.shape[1] in (1, rows.shape[1]):
+        return first, torch.tanh(torch.baddbmm(shift, first, networks.hidden_weight.mT))
+    second = torch.bmm(first, networks.hidden_weight.mT).view(num, shift.shape[1], -1, hidden)
+    return first, torch.tanh(second + shift[:, :, None]).flatten(1, 2)
 
 
 def _value(networks: Networks, second: Tensor) -> Tensor:
@@ -156,7 +160,7 @@ def _value(networks: Networks, second: Tensor) -> Tensor:
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
-def _through_tanh(x: Tensor, y: Tensor) -> Tensor:
+def through_tanh(x: Tensor, y: Tensor) -> Tensor:
     """X (1 - y^2), for y = tanh(...), in one kernel."""
     product: Tensor = torch.ops.aten.tanh_backward(x, y)
     return product

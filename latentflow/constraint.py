@@ -12,7 +12,7 @@ from latentflow.initial import device_type, in_full_precision
 from latentflow.path import LatentPath, check_path
 from latentflow.posterior import check_potential
 from latentflow.potential import NegativeForce, Potential
-from latentflow.rollout import Rollout, squared_gradients, values
+from latentflow.rollout import Rollout
 from latentflow.validate import one_of, require_finite, require_floating
 
 
@@ -141,7 +141,7 @@ class HJConstraint(nn.Module):
                 if shared is None:
                     initial = self._initial(z[:, 0], first)
                 else:
-                    initial = squared_gradients(shared.potential, shared.layout, z[:, 0], 0.0)
+                    initial = shared.squared_gradients_at_0()
                 total = total + self.initial_weight * (weights[:, 0] * initial).sum(-1)
             return total
 
@@ -168,7 +168,7 @@ class HJConstraint(nn.Module):
         num = left.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
         ours = type(self.force) is NegativeForce and derivatives.has_closed_form(self.force.root)
         if shared is not None and isinstance(self.force, NegativeForce) and ours and self.force.num == num:
-            root = values(self.force.root, shared.layout, z, torch.as_tensor(t))
+            root = shared.root_values(self.force.root, torch.as_tensor(t))
             force = self.force.of_root(root, label)
             return left - force, force
         force = derivatives.values(self.force, z, t)

@@ -47,7 +47,7 @@ def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
     Args:
         product: H v, (..., d).  probe: v, (..., d), Rademacher.
     """
-    return (probe * product).sum(-1) - 0.5 * product.square().sum(-1)
+    return (product * (probe - 0.5 * product)).sum(-1)
 
 
 def laplacian(trace: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(generator=generator)
-    return torch.where(uniform < 0.5, -torch.ones_like(uniform), torch.ones_like(uniform))
+    uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(-1, 1, generator=generator)
+    return torch.copysign(torch.ones_like(uniform), uniform)
 
 
 def _through_cholesky(factor: Tensor) -> Tensor:

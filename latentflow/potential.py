@@ -161,21 +161,17 @@ class Potential(nn.Module):
 
         t broadcasts to `lead`, N being its product; (G, 1, hidden) where all latents share one time.
         """
-        half = self.time_in_weight.shape[-1] // 2
-        exponents = torch.arange(half, dtype=t.dtype, device=t.device) / (half - 1)
-        frequencies = torch.exp(-math.log(10000.0) * exponents)
-        phase = t.reshape(-1, 1) * frequencies  # each distinct entry of t is embedded once
-        sin, cos = phase.sin(), phase.cos()
+        embedded, turned = _sinusoid(t.reshape(-1, 1), self.time_in_weight.shape[-1])  # each distinct entry of t once
         weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
-        pre = torch.cat((sin, cos), -1) @ weight_in + _chosen(self.time_in_bias, k)[:, None]
-        below = 0.5 * (1 + torch.erf(pre / math.sqrt(2)))  # the normal distribution function: GELU is x times it
+        pre = embedded @ weight_in + _chosen(self.time_in_bias, k)[:, None]
+        below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))  # the normal distribution function: GELU is x times it
         tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], pre * below, weight_out)
         shift = torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], tau, _chosen(self.hidden_weight, k).mT)
         if not derivative:
             return self._for_rows(shift, t, lead), None
-        gelu_slope = below + pre * torch.exp(-0.5 * pre.square()) / math.sqrt(2 * math.pi)
-        turn = torch.cat((cos * frequencies, -sin * frequencies), -1) @ weight_in
-        return self._for_rows(shift, t, lead), self._for_rows(torch.bmm(gelu_slope * turn, weight_out), t, lead)
+        gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))
+        rate = torch.bmm(gelu_slope * (turned @ weight_in), weight_out)
+        return self._for_rows(shift, t, lead), self._for_rows(rate, t, lead)
 
     def _for_rows(self, branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:
         if t.numel() == 1:
@@ -280,6 +276,15 @@ class NegativeForce(nn.Module):
             return -root.square()
         bias = self.bias if label is None else self.bias[label]
         return -(root + (bias[..., None] if isinstance(label, Tensor) else bias)).square()
+
+
+def _sinusoid(t: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The embedding of times (N, 1) and its derivative, (N, width) each."""
+    exponents = torch.arange(width // 2, dtype=t.dtype, device=t.device) / (width // 2 - 1)
+    frequencies = torch.exp(-math.log(10000.0) * exponents)
+    phase = t * frequencies
+    sin, cos = phase.sin(), phase.cos()
+    return torch.cat((sin, cos), -1), torch.cat((cos * frequencies, -sin * frequencies), -1)
 
 
 def _chosen(parameter: Tensor, k: int | None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latentflow.acting import Acting
 from latentflow.closed_form import Local, activate, evaluate
 from latentflow.potential import Potential
+from latentflow.trajectory import follow
 from latentflow.validate import holds
 
 
@@ -37,16 +38,6 @@ class Layout:
         if self.rows is None:
             return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
         return z[self.rows].transpose(1, 2).flatten(1, 2)
-
-    def motion(self, local: Local, step: int) -> Tensor:
-        """The gradient that moves each row in this step, (1 or K, M, d)."""
-        if self.rows is not None:
-            return local.gradients()
-        coefficient = local.gradient_coefficient()
-        if self.weights is not None:
-            coefficient = coefficient * self.weights[:, step]
-        # One product over the input layers of all networks.
-        return (coefficient.transpose(0, 1).flatten(1) @ local.networks.input_weight.flatten(0, 1))[None]
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
@@ -97,8 +88,10 @@ class Rollout:
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
+    rows: Tensor  # the latents that each step starts from, (1 or K, S M, d), step after step
     local: Local  # (G, S M, hidden), step after step
     rate: Tensor  # tau'(t), (G, S, hidden)
+    shift_0: Tensor  # c(0), (G, 1, hidden)
     gradients: Tensor | None  # grad u of the own network, (1 or K, S M, d); None of a mixture
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
@@ -113,12 +106,20 @@ class Rollout:
 
     def first_derivatives(self) -> tuple[Tensor, Tensor]:
         """du/dt and |grad u|^2 at the start of every step, (B, S, K') each."""
-        copies = self.local.first.shape[1] // self.steps
-        rate = self.rate.repeat_interleave(copies, 1)
         gradients = self.local.gradients() if self.gradients is None else self.gradients
-        squares = gradients.square().sum(-1)
         each = self.layout.each
-        return each(self.local.time_derivative(rate), self.steps), each(squares, self.steps)
+        return each(self.local.time_derivative(self.rate), self.steps), each(gradients.square().sum(-1), self.steps)
+
+    def squared_gradients_at_0(self) -> Tensor:
+        """|grad u|^2 at z_0 and time 0, (B, K')."""
+        rows = self.rows[:, : self.rows.shape[1] // self.steps]
+        gradients = activate(self.local.networks, rows, self.shift_0).gradients()
+        return self.layout.each(gradients.square().sum(-1), 1)[:, 0]
+
+    def root_values(self, root: Potential, times: Tensor) -> Tensor:
+        """The values of other networks, as many as the potential's, along the path: (B, S, K') at `times` (S,)."""
+        shift, _ = root.time_branch(times, times.shape, self.layout.k)
+        return self.layout.each(evaluate(root.networks(self.layout.k), self.rows, shift), self.steps)
 
     def hessian(self) -> Tensor:
         """H of what acts, (B, S, r, r); see `Potential.hessian` for r."""
@@ -153,38 +154,15 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     """Follow z += grad u(z, t) / substeps through `times` (S,), from z0 (B, d)."""
     potential.checked(z0, 0.0)
     networks = potential.networks(layout.k)
-    shift, rate = potential.time_branch(times, times.shape, layout.k, derivative=True)
+    at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
+    shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
     assert rate is not None
-    rows, path, locals_, motions = layout.spread(z0), [], [], []
-    for step in range(len(times)):
-        path.append(rows)
-        local = activate(networks, rows, shift[:, step : step + 1])
-        motion = layout.motion(local, step)
-        rows = rows + (motion if substeps == 1 else motion / substeps)
-        locals_.append(local)
-        motions.append(motion)
-    path.append(rows)
-    fields = ((x.first, x.second, x.back, x.coefficient) for x in locals_)
-    joined = Local(networks, *(torch.cat(field, 1) for field in zip(*fields, strict=True)))
-    z = torch.stack(path, 1)  # (1 or K, S+1, M, d)
-    z = z[0].transpose(0, 1) if layout.rows is None else z.transpose(1, 2).flatten(0, 1)[layout.place]
-    gradients = torch.cat(motions, 1) if layout.weights is None else None
-    return Rollout(potential, layout, z, joined, rate, gradients, _versions(potential))
-
-
-def values(potential: Potential, layout: Layout, z: Tensor, times: Tensor) -> Tensor:
-    """U of what acts, (B, S, K'), at z (B, S, d) and `times` (S,)."""
-    rows = layout.spread(z)
-    shift, _ = potential.time_branch(times, times.shape, layout.k)
-    copies = rows.shape[1] // len(times)
-    return layout.each(evaluate(potential.networks(layout.k), rows, shift.repeat_interleave(copies, 1)), len(times))
-
-
-def squared_gradients(potential: Potential, layout: Layout, z: Tensor, time: float) -> Tensor:
-    """|grad u|^2 of what acts, (B, K'), at z (B, d) and one time."""
-    shift, _ = potential.time_branch(z.new_tensor(time), (), layout.k)
-    local = activate(potential.networks(layout.k), layout.spread(z), shift)
-    return layout.each(local.gradients().square().sum(-1), 1)[:, 0]
+    path, motion, *activations = follow(networks, layout.spread(z0), shift[:, 1:], layout.weights, substeps)
+    local = Local(networks, *(x.flatten(1, 2) for x in activations))
+    z = path[0].transpose(0, 1) if layout.rows is None else path.transpose(1, 2).flatten(0, 1)[layout.place]
+    gradients = motion.flatten(1, 2) if layout.weights is None else None
+    rows = path[:, :-1].flatten(1, 2)
+    return Rollout(potential, layout, z, rows, local, rate[:, 1:], shift[:, :1], gradients, _versions(potential))
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:
