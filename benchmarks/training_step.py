@@ -35,7 +35,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from data.transformations import STEP, TRANSFORMATIONS, levels_of, render
 from models import FlowVAE
-from networks import ConvTransposeOfPoint, paper_decoder, paper_encoder
+from networks import ConvToPoint, ConvTransposeOfPoint, paper_decoder, paper_encoder
 from train import take_step
 
 BATCH, STEPS, SIDE, NUM = 32, 8, 28, len(TRANSFORMATIONS)
@@ -130,10 +130,9 @@ def transformed(x: Tensor, k: int, t: int) -> Tensor:
 
 def as_published(network: nn.Sequential) -> nn.Sequential:
     """The same layers as plain modules in the default memory format."""
+    plain = {ConvToPoint: nn.Conv2d, ConvTransposeOfPoint: nn.ConvTranspose2d}
     layers = (
-        nn.ConvTranspose2d(layer.in_channels, layer.out_channels, layer.kernel_size)
-        if isinstance(layer, ConvTransposeOfPoint)
-        else layer
+        plain[type(layer)](layer.in_channels, layer.out_channels, layer.kernel_size) if type(layer) in plain else layer
         for layer in network
     )
     return nn.Sequential(*layers).to(memory_format=torch.contiguous_format)

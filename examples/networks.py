@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
@@ -66,12 +67,21 @@ def paper_decoder(dim: int, channels: int, side: int) -> nn.Sequential:
     ).to(memory_format=torch.channels_last)
 
 
+class ConvToPoint(nn.Conv2d):
+    """`nn.Conv2d` of images as large as its kernel, (N, C, kernel, kernel) -> (N, C', 1, 1), as the matrix product it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Where channels are last, this is the order in memory.
+        kernel, image = self.weight.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        return F.linear(image.flatten(1), kernel.flatten(1), self.bias)[..., None, None]
+
+
 class ConvTransposeOfPoint(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` of 1x1 images, (N, C, 1, 1) -> (N, C', kernel, kernel): one matrix product, so computed as one."""
+    """`nn.ConvTranspose2d` of 1x1 images, (N, C, 1, 1) -> (N, C', kernel, kernel): likewise."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        kernel = self.weight.permute(0, 2, 3, 1)  # as it lies in memory where channels are last
+        kernel = self.weight.permute(0, 2, 3, 1)
         bias = self.bias.repeat(kernel.shape[1] * kernel.shape[2])
         return torch.addmm(bias, x.flatten(1), kernel.flatten(1)).unflatten(1, kernel.shape[1:]).permute(0, 3, 1, 2)
 
@@ -83,10 +93,10 @@ def _five_convolutions(channels: int, side: int, width: int, outputs: int) -> nn
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv2d(2 * width, 3 * width, side // 4),
+        ConvToPoint(2 * width, 3 * width, side // 4),
         nn.ReLU(),
-        nn.Conv2d(3 * width, 2 * width, 1),
+        ConvToPoint(3 * width, 2 * width, 1),
         nn.ReLU(),
-        nn.Conv2d(2 * width, outputs, 1),
+        ConvToPoint(2 * width, outputs, 1),
         nn.Flatten(),
     ).to(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from networks import (
+    ConvToPoint,
     ConvTransposeOfPoint,
     paper_classifier,
     paper_decoder,
@@ -44,21 +45,24 @@ def test_shapes(kind: str, side: int) -> None:
     assert all(parameter.grad_fn is None and parameter.requires_grad for parameter in decoder.parameters())
 
 
+PLAIN = {ConvToPoint: nn.Conv2d, ConvTransposeOfPoint: nn.ConvTranspose2d}
+
+
 @pytest.mark.parametrize("kernel", [1, 7])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_transposed_convolution_of_a_point_is_a_matrix_product(
-    kernel: int, memory_format: torch.memory_format
+@pytest.mark.parametrize("layer", PLAIN)
+def test_a_convolution_from_or_to_a_point_is_a_matrix_product(
+    layer: type[nn.Module], kernel: int, memory_format: torch.memory_format
 ) -> None:
-    truth = nn.ConvTranspose2d(5, 4, kernel).double()
-    ours = ConvTransposeOfPoint(5, 4, kernel).double().to(memory_format=memory_format)
-    ours.load_state_dict(truth.state_dict())
-    x = torch.randn(3, 5, 1, 1, dtype=torch.float64)
+    networks = []
+    for kind in (PLAIN[layer], layer):
+        torch.manual_seed(0)  # both draw the same weights
+        networks.append(kind(5, 4, kernel).double())
+    truth, ours = networks[0], networks[1].to(memory_format=memory_format)
+    side = kernel if layer is ConvToPoint else 1
+    x = torch.randn(3, 5, side, side, dtype=torch.float64)
     torch.testing.assert_close(ours(x), truth(x), rtol=1e-12, atol=1e-12)
-
-
-def test_it_starts_like_the_layer_that_it_replaces() -> None:
-    torch.manual_seed(0)
-    truth = nn.ConvTranspose2d(5, 4, 7).state_dict()
-    torch.manual_seed(0)
-    ours = ConvTransposeOfPoint(5, 4, 7).state_dict()
-    assert all(torch.equal(ours[name], truth[name]) for name in truth)
+    for network in networks:
+        network(x).square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, truth.weight.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.bias.grad, truth.bias.grad, rtol=1e-12, atol=1e-12)
