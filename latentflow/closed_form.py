@@ -43,7 +43,7 @@ class Local:
 
     def value(self) -> Tensor:
         """u, (G, N)."""
-        return _value(self.networks, self.second)
+        return value_of(self.networks, self.second)
 
     def gradient_coefficient(self) -> Tensor:
         """The p with grad u = A^T p, (G, N, h)."""
@@ -69,7 +69,7 @@ class Local:
         scale = weights if slope is None else slope if weights is None else slope * weights
         if scale is not None:
             inner, outer = inner * scale, outer * scale
-        layers = self._second_layer(basis)
+        layers = self._layers(basis)
         hessian = (layers * outer[..., None]).mT @ layers
         pairs = (basis[..., :, None] * basis[..., None, :]).flatten(2)  # (G, h, r r)
         hessian = hessian + torch.bmm(inner, pairs).view_as(hessian)
@@ -83,8 +83,8 @@ class Local:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         inner, outer = self._curvatures()
         middle = self.networks.hidden_weight
-        through = outer * torch.bmm(through_tanh(along, self.first), middle.mT)
-        coefficient = through_tanh(torch.bmm(through, middle), self.first) + inner * along
+        through = outer * torch.bmm(_through_tanh(along, self.first), middle.mT)
+        coefficient = _through_tanh(torch.bmm(through, middle), self.first) + inner * along
         slope, bend = self._bend()
         if slope is None or bend is None:
             return coefficient
@@ -94,7 +94,7 @@ class Local:
         """Tr H, (G, N)."""
         weight = self.networks.input_weight
         inner, outer = self._curvatures()
-        trace = (outer * self._second_layer(weight).square().sum(-1)).sum(-1)
+        trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)
         trace = trace + torch.matmul(inner, weight.square().sum(-1)[..., None]).squeeze(-1)
         slope, bend = self._bend()
         if slope is None or bend is None:
@@ -103,10 +103,10 @@ class Local:
 
     def _curvatures(self) -> tuple[Tensor, Tensor]:
         """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
-        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        outer = _through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
         return -2 * self.first * self.coefficient, outer
 
-    def _second_layer(self, basis: Tensor) -> Tensor:
+    def _layers(self, basis: Tensor) -> Tensor:
         """C in the columns of `basis` (G, h, r), as (G, N, h, r)."""
         slope_1 = 1 - self.first.square()
         scaled = self.networks.hidden_weight[:, None] * slope_1[:, :, None]
@@ -126,41 +126,61 @@ class Local:
         if self.networks.output_bias is None:
             return None, None
         value = self.value()[..., None]
-        slope = 1 - value.square()
+        slope = slope_of_value(value)
         return slope, -2 * value * slope
 
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
-    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all, with c(t), (G, S, h), of N / S rows each."""
-    first, second = _layers(networks, rows, shift)
-    back = torch.bmm(1 - second.square(), networks.gated)
-    return Local(networks, first, second, back, through_tanh(back, first))
+    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
+    return Local(networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.gated))
+
+
+def activate_above(
+    y: Tensor, shift: Tensor, hidden_weight: Tensor, gated: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h_1, h_2, q and p from the inputs y of the first tanh."""
+    first = torch.tanh(y)
+    second = _second_layer(first, shift, hidden_weight)
+    back = torch.bmm(1 - second.square(), gated)
+    return first, second, back, _through_tanh(back, first)
 
 
 def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
     """U alone, (G, N)."""
-    return _value(networks, _layers(networks, rows, shift)[1])
+    return value_of(networks, _second_layer(torch.tanh(first_layer(networks, rows)), shift, networks.hidden_weight))
 
 
-def _layers(networks: Networks, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    num, hidden, _ = networks.input_weight.shape
-    if rows.shape[0] == num:
-        first = torch.tanh(torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT))
-    else:  # one product for the input layers of all networks
-        bias, weight = networks.input_bias.flatten(), networks.input_weight.flatten(0, 1)
-        first = torch.tanh(torch.addmm(bias, rows[0], weight.mT)).view(rows.shape[1], num, hidden).transpose(0, 1)
-    if shift.shape[1] in (1, rows.shape[1]):
-        return first, torch.tanh(torch.baddbmm(shift, first, networks.hidden_weight.mT))
-    second = torch.bmm(first, networks.hidden_weight.mT).view(num, shift.shape[1], -1, hidden)
-    return first, torch.tanh(second + shift[:, :, None]).flatten(1, 2)
+def first_layer(networks: Networks, rows: Tensor) -> Tensor:
+    """The inputs A z + a of the first tanh, (G, N, h)."""
+    if rows.shape[0] == networks.input_weight.shape[0]:
+        return torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT)
+    return onto_networks(rows[0], networks.input_weight) + networks.input_bias
 
 
-def _value(networks: Networks, second: Tensor) -> Tensor:
+def onto_networks(z: Tensor, weight: Tensor) -> Tensor:
+    """A z of all networks, (G, N, h), for z (N, d) that they share: one product."""
+    return (z @ weight.flatten(0, 1).mT).view(z.shape[0], *weight.shape[:2]).transpose(0, 1)
+
+
+def value_of(networks: Networks, second: Tensor) -> Tensor:
+    """U, (G, N), for h_2, (G, N, h)."""
     value = torch.matmul(second, networks.read_out.mT).squeeze(-1)
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
-def through_tanh(x: Tensor, y: Tensor) -> Tensor:
+def slope_of_value(value: Tensor) -> Tensor:
+    """U' of the output tanh, which makes 1 - u^2 of u."""
+    return 1 - value.square()
+
+
+def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
+    if shift.shape[1] in (1, first.shape[1]):
+        return torch.tanh(torch.baddbmm(shift, first, weight.mT))
+    second = torch.bmm(first, weight.mT).view(first.shape[0], shift.shape[1], -1, weight.shape[1])
+    return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
+
+
+def _through_tanh(x: Tensor, y: Tensor) -> Tensor:
     """X (1 - y^2), for y = tanh(...), in one kernel."""
     product: Tensor = torch.ops.aten.tanh_backward(x, y)
     return product

@@ -138,10 +138,7 @@ class HJConstraint(nn.Module):
             penalty = residual.square() if force is None else residual.square() - self.force_penalty * force
             total = (weights * penalty).sum((1, 2)) / steps
             if self.initial_weight > 0:
-                if shared is None:
-                    initial = self._initial(z[:, 0], first)
-                else:
-                    initial = shared.squared_gradients_at_0()
+                initial = self._initial(z[:, 0], first) if shared is None else shared.squared_gradients_at_0()
                 total = total + self.initial_weight * (weights[:, 0] * initial).sum(-1)
             return total
 

@@ -39,6 +39,15 @@ class Layout:
             return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
         return z[self.rows].transpose(1, 2).flatten(1, 2)
 
+    def motion(self, local: Local, steps: int) -> Tensor:
+        """The gradient that moves each row in each step, (1 or K, S, M, d)."""
+        coefficient, weight = local.gradient_coefficient(), local.networks.input_weight
+        if self.weights is None:
+            return torch.bmm(coefficient, weight).unflatten(1, (steps, -1))
+        coefficient = coefficient * self.weights.flatten(1, 2)
+        # One product over the input layers of all networks.
+        return (coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)).view(1, steps, -1, weight.shape[-1])
+
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
         x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
@@ -157,8 +166,11 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
     assert rate is not None
-    path, motion, *activations = follow(networks, layout.spread(z0), shift[:, 1:], layout.weights, substeps)
+    rows = layout.spread(z0)
+    activations = follow(networks, rows, shift[:, 1:], layout.weights, substeps)
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
+    motion = layout.motion(local, len(times))
+    path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1) if layout.rows is None else path.transpose(1, 2).flatten(0, 1)[layout.place]
     gradients = motion.flatten(1, 2) if layout.weights is None else None
     rows = path[:, :-1].flatten(1, 2)
