@@ -2,6 +2,8 @@ r"""log |det(I + H)| of a symmetric H: exactly, by a stochastic second-order exp
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,15 +27,15 @@ def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """
     identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
     matrix = hessian + identity
-    factor, info = torch.linalg.cholesky_ex(matrix)
+    factor, info = torch.linalg.cholesky_ex(matrix.detach())
     folds = info != 0
     unfolded = holds(~folds)
     if unfolded:
-        return _through_cholesky(factor), folds
+        return _through_cholesky(matrix, factor), folds
     # Each factorisation sees only matrices that it can take, so that no nan comes back through `where`.
     folded = folds[..., None, None]
-    sound, _ = torch.linalg.cholesky_ex(torch.where(folded, identity, matrix))
-    value = _through_cholesky(sound)
+    sound = torch.where(folded, identity, matrix), torch.where(folded, identity, factor)
+    value = _through_cholesky(*sound)
     if unfolded is None:  # values may not be looked at
         return value + _through_qr(torch.where(folded, matrix, identity)), folds
     return value.masked_scatter(folds, _through_qr(matrix[folds])), folds
@@ -61,8 +63,34 @@ def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.copysign(torch.ones_like(uniform), uniform)
 
 
-def _through_cholesky(factor: Tensor) -> Tensor:
-    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+class _LogDet(torch.autograd.Function):
+    """Log det of a positive definite matrix with a given Cholesky factor.
+
+    The gradient is the inverse, which LAPACK makes of the factor in a third of the time that differentiating the
+    factorisation takes.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, factor: Tensor) -> Tensor:
+        return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        matrix, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
+            factor = torch.linalg.cholesky(matrix)
+        return grad[..., None, None] * torch.cholesky_inverse(factor), None
+
+
+def _through_cholesky(matrix: Tensor, factor: Tensor) -> Tensor:
+    value: Tensor = _LogDet.apply(matrix, factor)  # type: ignore[no-untyped-call]
+    return value
 
 
 def _through_qr(matrix: Tensor) -> Tensor:
