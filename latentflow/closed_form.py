@@ -41,6 +41,16 @@ class Local:
     back: Tensor  # q, (G, N, h)
     coefficient: Tensor  # p, (G, N, h)
 
+    def rows(self, rows: slice) -> Local:
+        """What they say of some of the rows."""
+        return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
+
+    def hessian_bytes(self) -> int:
+        """What the Hessian of one row takes on the way there and back, at most."""
+        num, hidden, dim = self.networks.input_weight.shape
+        size = min(num * hidden, dim)
+        return self.first.element_size() * num * (3 * hidden * hidden + 5 * hidden * size + 8 * size * size)
+
     def value(self) -> Tensor:
         """u, (G, N)."""
         return value_of(self.networks, self.second)
@@ -57,7 +67,8 @@ class Local:
     def time_derivative(self, rate: Tensor) -> Tensor:
         """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
         slope, _ = self._bend()
-        blocks = self.back.view(self.back.shape[0], rate.shape[1], -1, self.back.shape[-1])
+        num, rows, hidden = self.back.shape
+        blocks = self.back.view(num, rate.shape[1], rows // max(1, rate.shape[1]), hidden)
         derivative = (blocks * rate[:, :, None]).sum(-1).flatten(1)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
@@ -176,7 +187,8 @@ def slope_of_value(value: Tensor) -> Tensor:
 def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
     if shift.shape[1] in (1, first.shape[1]):
         return torch.tanh(torch.baddbmm(shift, first, weight.mT))
-    second = torch.bmm(first, weight.mT).view(first.shape[0], shift.shape[1], -1, weight.shape[1])
+    num, rows, hidden = first.shape
+    second = torch.bmm(first, weight.mT).view(num, shift.shape[1], rows // max(1, shift.shape[1]), hidden)
     return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
 
 

@@ -2,11 +2,14 @@ r"""log |det(I + H)| of a symmetric H: exactly, by a stochastic second-order exp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from latentflow.forward_mode import carries_tangent
 from latentflow.validate import holds
 
 
@@ -39,6 +42,32 @@ def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
     if unfolded is None:  # values may not be looked at
         return value + _through_qr(torch.where(folded, matrix, identity)), folds
     return value.masked_scatter(folds, _through_qr(matrix[folds])), folds
+
+
+def in_chunks(
+    hessian: Callable[[slice], Tensor], rows: int, bytes_each: int, memory: int | None
+) -> tuple[Tensor, Tensor]:
+    """`exact` of many Hessians, all at once, or as many at a time as `memory` holds.
+
+    A chunk is made, used and forgotten, and made once more for its gradient.
+
+    Args:
+        hessian: makes those of a slice of rows, (..., n, d, d).
+        rows: how many there are; they lie on the last axis of the results.
+        bytes_each: what one row takes, with everything in between.
+        memory: bytes for one chunk, at least one row; None for no limit.
+    """
+    most = rows if memory is None else max(1, memory // bytes_each)
+    if rows <= most:
+        return exact(hessian(slice(0, rows)))
+    chunks = [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
+
+    def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
+        return exact(hessian(chunk))
+
+    found = [checkpoint(of_chunk, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    log_det, folds = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+    return log_det, folds
 
 
 def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
@@ -89,6 +118,9 @@ class _LogDet(torch.autograd.Function):
 
 
 def _through_cholesky(matrix: Tensor, factor: Tensor) -> Tensor:
+    if carries_tangent(matrix):
+        plain: Tensor = 2 * torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return plain
     value: Tensor = _LogDet.apply(matrix, factor)  # type: ignore[no-untyped-call]
     return value
 

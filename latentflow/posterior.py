@@ -51,6 +51,8 @@ class FlowPosterior(nn.Module):
         solver_options: for torchdiffeq, for example ``{"rtol": 1e-6, "atol": 1e-6}`` or ``{"step_size": 0.1}``.
         label: "end" evaluates Euler's step t at time t, as the paper; "start" at t - 1, which moves solutions of the
             Hamilton-Jacobi equation exactly, but contradicts the initial term of `HJConstraint`.
+        memory: bytes for the Hessians of the exact log-determinants of a `Potential`, which are then made some at a time, and
+            once more for their gradients; None makes all at once.
 
     Example:
         >>> import torch
@@ -74,6 +76,7 @@ class FlowPosterior(nn.Module):
         substeps: int = 1,
         solver_options: Mapping[str, Any] | None = None,
         label: str = "end",
+        memory: int | None = None,
     ) -> None:
         super().__init__()
         check_potential(potential)
@@ -81,6 +84,15 @@ class FlowPosterior(nn.Module):
         one_of("label", label, ("end", "start"))
         self.potential, self.log_det, self.label = potential, log_det, label
         self.solver, self.substeps = solver, positive_integer("substeps", substeps)
+        self.memory = None if memory is None else positive_integer("memory", memory, "pass bytes, for example 2**28")
+        if memory is not None and not (
+            derivatives.has_closed_form(potential) and (log_det, solver) == ("exact", "euler")
+        ):
+            raise ValueError(
+                f"memory: got {memory} for {type(potential).__name__} with log_det={log_det!r} and solver={solver!r}, expected "
+                "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
+                "use smaller batches"
+            )
         self.solver_options = dict(solver_options or {})
         if solver == "euler":
             if self.solver_options:
@@ -278,8 +290,9 @@ class FlowPosterior(nn.Module):
         """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
         here = (self.potential, z, times, what.fine(self.substeps))
         if log_det == "exact":
-            hessian = derivatives.hessian(*here, reduced=True) if rollout is None else rollout.hessian()
-            return logdet.exact(hessian / self.substeps)
+            if rollout is not None:
+                return rollout.log_det(self.substeps, self.memory)
+            return logdet.exact(derivatives.hessian(*here) / self.substeps)
         if log_det == "hutchinson":
             probe = logdet.rademacher(z, generator)
             product = derivatives.hessian_product(*here, probe) if rollout is None else rollout.hessian_product(probe)

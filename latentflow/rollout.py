@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latentflow import logdet
 from latentflow.acting import Acting
 from latentflow.closed_form import Local, activate, evaluate
 from latentflow.potential import Potential
@@ -43,10 +44,11 @@ class Layout:
         """The gradient that moves each row in each step, (1 or K, S, M, d)."""
         coefficient, weight = local.gradient_coefficient(), local.networks.input_weight
         if self.weights is None:
-            return torch.bmm(coefficient, weight).unflatten(1, (steps, -1))
-        coefficient = coefficient * self.weights.flatten(1, 2)
-        # One product over the input layers of all networks.
-        return (coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)).view(1, steps, -1, weight.shape[-1])
+            motion = torch.bmm(coefficient, weight)
+        else:  # one product over the input layers of all networks
+            coefficient = coefficient * self.weights.flatten(1, 2)
+            motion = (coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1))[None]
+        return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
@@ -130,13 +132,21 @@ class Rollout:
         shift, _ = root.time_branch(times, times.shape, self.layout.k)
         return self.layout.each(evaluate(root.networks(self.layout.k), self.rows, shift), self.steps)
 
-    def hessian(self) -> Tensor:
-        """H of what acts, (B, S, r, r); see `Potential.hessian` for r."""
+    def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
+        """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
         weights = None if self.layout.weights is None else self.layout.weights.flatten(1, 2)
-        hessian = self.local.hessian(weights, reduced=True)
+
+        def hessian(rows: slice) -> Tensor:
+            found = self.local.rows(rows).hessian(None if weights is None else weights[:, rows], reduced=True)
+            return found / substeps
+
+        rows = self.local.first.shape[1]
+        found = logdet.in_chunks(hessian, rows, self.local.hessian_bytes(), memory)
         if self.layout.rows is None:
-            return self._by_sample(hessian[0])
-        return self.layout.each(hessian, self.steps)[:, :, 0]
+            log_det, folds = (self._by_sample(x[0]) for x in found)
+        else:
+            log_det, folds = (self.layout.each(x, self.steps)[:, :, 0] for x in found)
+        return log_det, folds
 
     def hessian_product(self, v: Tensor) -> Tensor:
         """H v of what acts, (B, S, d), for v (B, S, d)."""

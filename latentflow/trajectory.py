@@ -1,4 +1,4 @@
-r"""The loop over time, all that must be sequential, in the coordinates of the first layer and with its backward pass written out.
+r"""The loop over time, all that must be sequential: in coordinates of the first layer, its backward pass written out.
 
 A step moves latents by :math:`\frac1n \sum_k \omega_k\, p_k A_k`, so it moves the inputs :math:`y_j = A_j z + a_j` of the first
 tanh by :math:`\frac1n \sum_k \omega_k\, p_k A_k A_j^\top`. The latents themselves are not needed until the end. With the names
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value, value_of
+from latentflow.forward_mode import carries_tangent
 
 
 class Activations(NamedTuple):
@@ -46,7 +47,9 @@ def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | No
     inputs = start, shift, weights, coupling, networks.hidden_weight, networks.gated, own, substeps
     if networks.output_bias is not None:
         return _follow(*inputs, slope=lambda second: slope_of_value(value_of(networks, second))[..., None])
-    return Activations(*_Follow.apply(*inputs)) if torch.is_grad_enabled() else _follow(*inputs)  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled() or carries_tangent(*inputs):
+        return _follow(*inputs)
+    return Activations(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
 def _follow(

@@ -181,3 +181,13 @@ def test_no_densities_on_request():
     assert path.log_det is None
     assert path.folds is None
     assert FlowPosterior(make_potential(3), "hutchinson")(gaussian(5, 3), 0, steps=2).folds is None
+
+
+def test_the_gradient_of_the_log_determinant_is_right_to_second_order_and_forwards():
+    root = rand(3, 4, 4)
+
+    def log_det(root):
+        return logdet.exact(root @ root.mT)[0]
+
+    assert torch.autograd.gradcheck(log_det, root.requires_grad_(), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(log_det, root)

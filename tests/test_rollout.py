@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl
+from latentflow.closed_form import Networks
 from latentflow.rollout import Rollout
+from latentflow.trajectory import follow
 from tests.problems import Opaque, gaussian, make_potential, potentials, rand, seeds
 
 
@@ -130,3 +132,45 @@ def test_adding_potentials_does_not_slow_labels_down():
     assert path.rollout.layout.rows.numel() == 128
     alone = FlowPosterior(potential)(gaussian(128, 3), 5, steps=1)
     assert alone.rollout.local.first.shape[:2] == (1, 128)
+
+
+def trajectory_inputs(num, together, weighted, seed=0):
+    """Of `follow`: networks, rows, c(t) and weights, in float64."""
+    potential = make_potential(3, num)
+    rows = rand(1 if together else num, 4, 3, seed=seed)
+    weights = rand(num, 2, 4, 1, seed=seed + 1) if weighted else None
+    return potential, rows, rand(num, 2, potential.hidden, seed=seed + 2), weights
+
+
+@pytest.mark.parametrize(
+    ("num", "together", "weighted"), [(1, True, False), (1, True, True), (3, True, True), (2, False, False)]
+)
+@pytest.mark.parametrize("substeps", [1, 3])
+def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(num, together, weighted, substeps):
+    potential, rows, shift, weights = trajectory_inputs(num, together, weighted)
+    networks = [x.detach().requires_grad_() for x in potential.networks()[:-1]]
+    inputs = [rows.requires_grad_(), shift.requires_grad_(), *networks]
+    if weighted:
+        inputs.append(weights.requires_grad_())
+
+    def activations(rows, shift, *others):
+        return tuple(follow(Networks(*others[:5], None), rows, shift, others[5] if weighted else None, substeps))
+
+    assert torch.autograd.gradcheck(activations, inputs, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(activations, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", ["int", "labels", "switching", "weights"])
+@pytest.mark.parametrize("rows_at_once", [1, 4])
+def test_exact_log_determinants_by_chunks_are_those_of_all_at_once(kind, rows_at_once):
+    potential = make_potential(4, 3, strength=4.0)  # strong enough to fold
+    act, z0 = what_acts(kind, 5, 3, 3, 0), rand(5, 4).requires_grad_()
+    whole = FlowPosterior(potential)(gaussian(5, 4), steps=3, **act)
+    assert whole.folds.any()
+    results = []
+    for memory in (None, rows_at_once * whole.rollout.local.hessian_bytes()):
+        z, log_det = FlowPosterior(potential, memory=memory).transport(z0, steps=3, **act)
+        gradients = torch.autograd.grad(log_det.sum() + z.sum(), [z0, potential.input_weight, potential.hidden_weight])
+        results.append((log_det, *gradients))
+    for ours, truth in zip(*results, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-9)
