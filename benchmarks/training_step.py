@@ -1,7 +1,5 @@
 """A whole training step with the networks of the paper, against those networks alone and against the step as published.
 
-    python benchmarks/training_step.py [--out benchmarks/results/training_step.json]
-
 On MNIST's shapes, filled at random: 32 sequences of 9 frames of 3x28x28, 3 transformations, latents of 32 or 64 dimensions.
 
 * latentflow: one warp for all frames, encoder, flow with densities, Hamilton-Jacobi constraint with force, prior, one call of
@@ -11,32 +9,25 @@ On MNIST's shapes, filled at random: 32 sequences of 9 frames of 3x28x28, 3 tran
 * published: the arrangement of the authors' training script, without its mistakes and without anomaly detection: kornia's warp,
   the derivatives by nested autograd, the decoder, sigmoid and cross-entropy, each frame by frame; two plain Adams. One
   transformation in a batch, so one potential to evaluate. With plain layers as published, and with ours.
-
-Repeats are interleaved and medians compared: only ratios of one run mean anything.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import kornia
 import torch
-from rollout import Network
-from timing import hardware, medians
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from data.transformations import STEP, TRANSFORMATIONS, levels_of, render
 from models import FlowVAE
 from networks import ConvToPoint, ConvTransposeOfPoint, paper_decoder, paper_encoder
+from torch import Tensor, nn
+from torch.nn import functional as F
 from train import take_step
+
+from benchmarks.rollout import Network
+from benchmarks.timing import medians
 
 BATCH, STEPS, SIDE, NUM = 32, 8, 28, len(TRANSFORMATIONS)
 RATE = 1e-4
@@ -159,25 +150,7 @@ def _measure(dim: int, repeats: int) -> dict[str, Any]:
     }
     found = medians(rivals | steps, repeats)
     ratios = {rival: {step: found[step] / found[rival] for step in steps} for rival in rivals}
+    print(f"{dim} dimensions: ", "   ".join(f"{who} {ms:.1f} ms" for who, ms in found.items()))
+    for rival, ratio in ratios.items():
+        print(f"  to {rival}: ", "   ".join(f"{who} {value:.3f}" for who, value in ratio.items()), flush=True)
     return {"milliseconds": found, "ratio to": ratios}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = measure(arguments.repeats)
-    for name, case in results.items():
-        print(name, "  ".join(f"{who} {ms:.0f} ms" for who, ms in case["milliseconds"].items()))
-        for rival, ratios in case["ratio to"].items():
-            print(f"  to {rival}: ", "  ".join(f"{who} {ratio:.3f}" for who, ratio in ratios.items()))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"hardware": hardware(), "cases": results}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

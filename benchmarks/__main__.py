@@ -1,0 +1,68 @@
+"""Measure everything, one after the other, and keep it in one file.
+
+    python benchmarks [--only rollout scaling] [--out benchmarks/results/cpu.json]
+
+* rollout: a whole rollout against nested `torch.autograd.grad` written the usual way;
+* training_step: a training step against its networks alone and against the step as published;
+* scaling: time and peak memory as the number of potentials, the steps, the dimensions or the batch grow;
+* memory: peak memory of each way to the log-determinant, and of the rollouts.
+
+Contestants take turns and medians are compared: only ratios of one run mean anything, as absolute times depend on the machine
+and on what else it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # training_step trains as they do
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.timing import hardware
+
+BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
+RESULTS = Path(__file__).parent / "results"
+# By default glibc hands large freed blocks back, and each step faults in its pages anew. In bytes, read when a process starts.
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="leave out the others")
+    parser.add_argument("--repeats", type=int, default=25, help="of each measurement")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep-memory", action="store_true", help="have glibc keep freed memory for the next step")
+    parser.add_argument("--out", type=Path, help="JSON; by default in benchmarks/results, unless something is left out")
+    options = parser.parse_args(arguments)
+    if options.keep_memory and not KEEPING.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEPING)
+    torch.set_num_threads(options.threads)
+    results = {"hardware": hardware(), "repeats": options.repeats, "freed memory kept": options.keep_memory}
+    for name in options.only:
+        print(f"\n{name}", flush=True)
+        results[name] = _measure(name, options.repeats)
+    out = options.out
+    if out is None and set(options.only) == set(BENCHMARKS):
+        out = RESULTS / ("cpu_keeping_memory.json" if options.keep_memory else "cpu.json")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _measure(name: str, repeats: int) -> dict[str, Any]:
+    measure = import_module(f"benchmarks.{name}").measure
+    return measure() if name == "memory" else measure(repeats)  # bytes are the same each time
+
+
+if __name__ == "__main__":
+    main()

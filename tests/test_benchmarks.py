@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__, loss, scaling
+from benchmarks.memory import peak_bytes
+
+KIB = 1024
+
+
+@pytest.fixture
+def x():
+    return torch.randn(KIB // 4, requires_grad=True)  # 1 KiB
+
+
+def test_what_is_freed_is_counted_no_longer():
+    def three_in_turn():
+        for _ in range(3):
+            torch.empty(KIB, dtype=torch.uint8)
+
+    assert peak_bytes(three_in_turn) == KIB
+
+
+def test_views_and_what_is_done_in_place_take_no_memory(x):
+    def in_place():
+        y = x.detach().clone()
+        y[::2].view(2, -1).mul_(2).add_(x.detach()[: KIB // 16])
+
+    assert peak_bytes(in_place) == KIB
+
+
+def test_what_existed_before_is_not_counted(x):
+    assert peak_bytes(lambda: x.detach()[2:].unsqueeze(0)) == 0
+
+
+def test_the_backward_pass_is_counted(x):
+    """Most is alive when exp(x), which is kept, meets its cosine and their product; loss and seed are 4 bytes each."""
+    assert peak_bytes(lambda: x.exp().sin().sum()) == 2 * KIB + 4
+    assert peak_bytes(lambda: x.exp().sin().sum().backward()) == 3 * KIB + 8
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("log_det", ["exact", "hutchinson", None])
+def test_a_loss_takes_the_same_memory_each_time(log_det):
+    step = loss.forward_and_backward(log_det, batch=4, dim=3, steps=2)
+    assert peak_bytes(step) == peak_bytes(step) > 0
+
+
+def test_less_memory_for_hessians_is_less_memory():
+    sizes = [peak_bytes(loss.forward_and_backward("exact", dim=16, memory=memory)) for memory in (2**20, None)]
+    assert sizes[0] < sizes[1]
+
+
+def test_scaling_says_what_each_point_takes_and_draws_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "WIDEST", 4)
+    monkeypatch.setattr(scaling, "GROWING", {"num": ("K", (1, 2)), "dim": ("d", (2, 6))})
+    found = json.loads(json.dumps(scaling.measure(1)))
+    assert found["K"]["sizes"] == [1, 2]
+    assert all(ms > 0 for ms in found["K"]["milliseconds"]["exact"])
+    assert found["d"]["MiB"]["exact"][1] is None
+    assert found["d"]["MiB"]["hutchinson"][0] < found["d"]["MiB"]["hutchinson"][1]
+    scaling.figures(found, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} >= {"scaling_time.svg", "scaling_memory.png"}
+
+
+def test_all_goes_into_one_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "GROWING", {"steps": ("T", (1, 2))})
+    __main__.main(
+        ["--only", "scaling", "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "new" / "cpu.json")]
+    )
+    results = json.loads((tmp_path / "new" / "cpu.json").read_text())
+    assert set(results) == {"hardware", "repeats", "freed memory kept", "scaling"}
+    assert results["scaling"]["T"]["sizes"] == [1, 2]
+    assert "T = 2" in capsys.readouterr().out
