@@ -1,11 +1,12 @@
 # make demo    train on real digits, print the table, write runs/demo/figure.png and runs/demo/results.json
 # make test    the whole test suite with branch coverage
 # make lint    ruff and mypy          make docs    the documentation, into docs/_build/html
+# make benchmark    time and memory of everything, into benchmarks/results; give it an idle machine
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: $(VENV)/examples
 	$(RUN) examples/mnist.py --out runs/demo --overwrite
@@ -20,6 +21,10 @@ lint: $(VENV)/test
 
 docs: $(VENV)/docs
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+benchmark: $(VENV)/examples
+	$(RUN) benchmarks
+	$(RUN) benchmarks --keep-memory
 
 # One stamp for each extra; installed anew when the dependencies change.
 $(VENV)/%: pyproject.toml constraints.txt
