@@ -1,27 +1,24 @@
 """A whole rollout, forward and backward, against nested `torch.autograd.grad` written the usual way.
 
-    python benchmarks/rollout.py [--compiled] [--out benchmarks/results/rollout.json]
+Both sides move the latents, take the time derivative, the force, the Hamilton-Jacobi residual and one Hessian product per step.
+"latentflow" samples z_0 and adds the initial term, the diffusion prior and the KL as well; "the same terms" does not. Beside them:
 
-Both sides move the latents, take the time derivative, the force, the Hamilton-Jacobi residual and one Hessian product per step;
-ours adds the initial term, the diffusion prior and the KL. Repeats are interleaved and medians compared: only ratios of one
-run mean anything, as absolute times depend on the machine and on what else it does.
+* torch.func: latentflow's modules with a potential that hides its closed forms, so that `torch.func` differentiates it;
+* exact trace: gradient and exact Laplacian in closed form, step after step, as OT-Flow does, with autograd's backward pass;
+* exact: latentflow with exact log-determinants.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
+from timing import medians
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, Potential, flow_kl
 
 CASES = {  # batch, dim, number of potentials, steps, what acts
     "one of 3, d = 32": (128, 32, 3, 8, "one"),
@@ -46,6 +43,17 @@ class Network(nn.Module):
         return self.output(torch.tanh(self.middle(torch.tanh(self.input(z)) + shift))).squeeze(-1)
 
 
+class Hidden(nn.Module):
+    """A potential whose closed forms are out of sight."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.potential(z, t)
+
+
 def nested(potentials: nn.ModuleList, forces: nn.ModuleList, z: Tensor, weights: Tensor | None, steps: int) -> Tensor:
     """The usual arrangement: per step and potential, derivatives of derivatives by autograd."""
     loss = z.new_zeros(())
@@ -67,64 +75,113 @@ def nested(potentials: nn.ModuleList, forces: nn.ModuleList, z: Tensor, weights:
     return loss + z.square().sum(-1).mean()
 
 
-def contestants(batch: int, dim: int, num: int, steps: int, acts: str, compiled: bool) -> dict[str, Callable[[], None]]:
+def exact_trace(potential: Potential, force: NegativeForce, z: Tensor, weights: Tensor, steps: int) -> Tensor:
+    """Closed forms as in OT-Flow, evaluated step after step."""
+    loss = z.new_zeros(())
+    for step in range(steps):
+        w, t = weights[:, step], step + 1.0
+        rate, gradients = potential.first_derivatives(z, t)
+        residual = rate + 0.5 * gradients.square().sum(-1) - force(z, t)
+        loss = loss + (w * residual.square()).sum(-1).mean() / steps + potential.laplacian(z, t, w).mean()
+        z = z + (w[..., None] * gradients).sum(1)
+    return loss + z.square().sum(-1).mean()
+
+
+def contestants(batch: int, dim: int, num: int, steps: int, acts: str) -> dict[str, Callable[[], None]]:
     """Functions that do one forward and backward each."""
     torch.manual_seed(0)
     mean = 0.5 * torch.randn(batch, dim)
+    q0 = Independent(Normal(mean, torch.ones_like(mean)), 1)
     weights = torch.rand(batch, steps, num) if acts == "mixed" else None
+    what: dict[str, Any] = {"k": 0} if weights is None else {"weights": weights}
     usual = nn.ModuleList(Network(dim) for _ in range(num)), nn.ModuleList(Network(dim) for _ in range(num))
+    potential, prior, force = Potential(dim, num), DiffusionPrior(num), NegativeForce(dim, num)
+    hidden = Hidden(potential)
+    traced = weights if weights is not None else torch.eye(num)[0].expand(batch, steps, num)
+
+    def whole(module: nn.Module, log_det: str) -> Callable[[], Tensor]:
+        flow, hj = FlowPosterior(module, log_det), HJConstraint(module, force)
+
+        def loss() -> Tensor:
+            path = flow(q0, steps=steps, **what)
+            return _end(path) + (hj(path) + flow_kl(path, prior)).mean()
+
+        return loss
+
+    flow, hj = FlowPosterior(potential, "hutchinson"), HJConstraint(potential, force, initial_weight=0)
+
+    def same() -> Tensor:
+        path = flow(q0, steps=steps, **what)
+        return _end(path) + hj(path).mean() - path.log_q[:, -1].mean()
+
+    losses = {
+        "nested autograd": lambda: nested(*usual, mean.clone(), weights, steps),
+        "torch.func": whole(hidden, "hutchinson"),
+        "exact trace": lambda: exact_trace(potential, force, mean, traced, steps),
+        "latentflow": whole(potential, "hutchinson"),
+        "latentflow, the same terms": same,
+        "latentflow, compiled": torch.compile(whole(potential, "hutchinson"), fullgraph=True),
+        "latentflow, the same terms, compiled": torch.compile(same, fullgraph=True),
+        "latentflow, exact": whole(potential, "exact"),
+    }
+    if dim > 100:  # half an hour of Hessians
+        del losses["latentflow, exact"], losses["exact trace"]
+    return {name: _backwards(loss) for name, loss in losses.items()}
+
+
+def labels(batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
+    """64 labels in a batch against one."""
     potential, prior = Potential(dim, num), DiffusionPrior(num)
     flow, hj = FlowPosterior(potential, "hutchinson"), HJConstraint(potential, NegativeForce(dim, num))
+    return _with_labels(flow, hj, prior, dim, {"one label": 0, "64 labels": torch.randperm(batch) % num}, steps)
 
-    def loss(mean: Tensor) -> Tensor:
-        q0 = Independent(Normal(mean, torch.ones_like(mean)), 1)
-        path = flow(q0, 0 if weights is None else None, weights=weights, steps=steps)
-        return path.z[:, -1].square().sum(-1).mean() + (hj(path) + flow_kl(path, prior)).mean()
 
-    found = {
-        "nested autograd": lambda: nested(*usual, mean.clone(), weights, steps).backward(),
-        "latentflow": lambda: loss(mean).backward(),
-    }
-    if compiled:
-        fast = torch.compile(loss, fullgraph=True)
-        found["latentflow, compiled"] = lambda: fast(mean).backward()
+def narrow(batch: int = 128, dim: int = 324, hidden: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
+    """Exact log-determinants against Hutchinson's where the hidden layer is narrower than the latent."""
+    potential, prior = Potential(dim, 3, hidden), DiffusionPrior(3)
+    hj = HJConstraint(potential, NegativeForce(dim, 3, hidden))
+    found = {}
+    for log_det in ("hutchinson", "exact"):
+        found |= _with_labels(FlowPosterior(potential, log_det), hj, prior, dim, {log_det: 0}, steps, batch)
     return found
 
 
-def medians(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Milliseconds, the functions taking turns."""
-    for function in functions.values():
-        function()
-        function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+def _with_labels(
+    flow: FlowPosterior,
+    hj: HJConstraint,
+    prior: DiffusionPrior,
+    dim: int,
+    choices: dict[str, int | Tensor],
+    steps: int,
+    batch: int = 128,
+) -> dict[str, Callable[[], None]]:
+    mean = 0.5 * torch.randn(batch, dim)
+    q0 = Independent(Normal(mean, torch.ones_like(mean)), 1)
+
+    def loss(k: int | Tensor) -> Tensor:
+        path = flow(q0, k, steps=steps)
+        return _end(path) + (hj(path) + flow_kl(path, prior)).mean()
+
+    return {name: _backwards(lambda k=k: loss(k)) for name, k in choices.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compiled", action="store_true", help="torch.compile our side as well")
-    parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def _end(path: LatentPath) -> Tensor:
+    return path.z[:, -1].square().sum(-1).mean()
+
+
+def _backwards(loss: Callable[[], Tensor]) -> Callable[[], None]:
+    return lambda: loss().backward()
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Milliseconds, and ratios to the first contestant, of every case."""
+    cases = {name: contestants(*case) for name, case in CASES.items()}
+    cases |= {"64 labels, d = 32": labels(), "exact at d = 324, hidden = 64": narrow()}
     results = {}
-    for name, case in CASES.items():
+    for name, functions in cases.items():
         torch._dynamo.reset()
-        found = medians(contestants(*case, arguments.compiled), arguments.repeats)
-        usual = found["nested autograd"]
-        results[name] = {"milliseconds": found, "ratio": {who: ms / usual for who, ms in found.items()}}
-        print(name, "  ".join(f"{who} {ms:.1f} ms ({ms / usual:.3f})" for who, ms in found.items()), flush=True)
-    if arguments.out:
-        hardware = {"machine": platform.machine(), "threads": arguments.threads, "torch": torch.__version__}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"hardware": hardware, "cases": results}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        found = medians(functions, repeats)
+        first = next(iter(found.values()))
+        results[name] = {"milliseconds": found, "ratio": {who: ms / first for who, ms in found.items()}}
+        print(name, *(f"  {who}: {ms:.1f} ms, {ms / first:.3f}" for who, ms in found.items()), sep="\n", flush=True)
+    return results

@@ -69,7 +69,7 @@ class Local:
         slope, _ = self._bend()
         num, rows, hidden = self.back.shape
         blocks = self.back.view(num, rate.shape[1], rows // max(1, rate.shape[1]), hidden)
-        derivative = (blocks * rate[:, :, None]).sum(-1).flatten(1)
+        derivative = torch.matmul(blocks, rate[..., None]).flatten(1)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
     def hessian(self, weights: Tensor | None, *, reduced: bool) -> Tensor:
@@ -92,10 +92,10 @@ class Local:
 
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
-        inner, outer = self._curvatures()
-        middle = self.networks.hidden_weight
-        through = outer * torch.bmm(_through_tanh(along, self.first), middle.mT)
-        coefficient = _through_tanh(torch.bmm(through, middle), self.first) + inner * along
+        bent = torch.bmm(_through_tanh(along, self.first), self.networks.hidden_weight.mT)
+        curved = _through_tanh(bent, self.second) * self.second
+        back = _through_tanh(torch.bmm(curved, -2 * self.networks.gated), self.first)
+        coefficient = torch.addcmul(back, self.first * self.coefficient, along, value=-2)
         slope, bend = self._bend()
         if slope is None or bend is None:
             return coefficient
@@ -165,12 +165,14 @@ def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     """The inputs A z + a of the first tanh, (G, N, h)."""
     if rows.shape[0] == networks.input_weight.shape[0]:
         return torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT)
-    return onto_networks(rows[0], networks.input_weight) + networks.input_bias
+    return onto_networks(rows[0], networks.input_weight, networks.input_bias)
 
 
-def onto_networks(z: Tensor, weight: Tensor) -> Tensor:
-    """A z of all networks, (G, N, h), for z (N, d) that they share: one product."""
-    return (z @ weight.flatten(0, 1).mT).view(z.shape[0], *weight.shape[:2]).transpose(0, 1)
+def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A z + a of all networks, (G, N, h), for z (N, d) that they share: one product."""
+    joined = weight.flatten(0, 1).mT
+    product = z @ joined if bias is None else torch.addmm(bias.flatten(), z, joined)
+    return product.view(len(z), *weight.shape[:2]).transpose(0, 1)
 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:

@@ -13,13 +13,12 @@ adjoint), and makes the gradients of all parameters in one product each afterwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value, value_of
+from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value
 from latentflow.forward_mode import carries_tangent
 
 
@@ -44,9 +43,13 @@ def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | No
     """
     weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
     start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    inputs = start, shift, weights, coupling, networks.hidden_weight, networks.gated, own, substeps
-    if networks.output_bias is not None:
-        return _follow(*inputs, slope=lambda second: slope_of_value(value_of(networks, second))[..., None])
+    upper = (
+        networks.hidden_weight,
+        networks.gated,
+        None if networks.output_bias is None else networks.read_out,
+        networks.output_bias,
+    )
+    inputs = start, shift, weights, coupling, *upper, own, substeps
     if not torch.is_grad_enabled() or carries_tangent(*inputs):
         return _follow(*inputs)
     return Activations(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
@@ -59,21 +62,22 @@ def _follow(
     coupling: Tensor,
     middle: Tensor,
     gated: Tensor,
+    read_out: Tensor | None,
+    output_bias: Tensor | None,
     own: bool,
     substeps: int,
-    slope: Callable[[Tensor], Tensor] | None = None,
 ) -> Activations:
     steps, acts = [], [None] * shift.shape[1] if weights is None else weights.unbind(1)
     for now, active in zip(shift[:, :, None].unbind(1), acts, strict=True):
         first, second, back, coefficient = activate_above(y, now, middle, gated)
         steps.append((first, second, back, coefficient))
-        acted = coefficient if slope is None else slope(second) * coefficient
-        y = _moved(y, acted if active is None else acted * active, coupling, own, substeps)
+        scale, _ = _scale(second, active, read_out, output_bias)
+        y = _moved(y, coefficient if scale is None else coefficient * scale, coupling, own, substeps)
     return Activations(*(torch.stack(field, 1) for field in zip(*steps, strict=True)))
 
 
 class _Follow(torch.autograd.Function):
-    """`_follow` without an output tanh. The backward pass is made of differentiable operations."""
+    """`_follow`, with a backward pass made of differentiable operations."""
 
     generate_vmap_rule = True
 
@@ -85,10 +89,12 @@ class _Follow(torch.autograd.Function):
         coupling: Tensor,
         middle: Tensor,
         gated: Tensor,
+        read_out: Tensor | None,
+        output_bias: Tensor | None,
         own: bool,
         substeps: int,
     ) -> tuple[Tensor, ...]:
-        return tuple(_follow(y, shift, weights, coupling, middle, gated, own, substeps))
+        return tuple(_follow(y, shift, weights, coupling, middle, gated, read_out, output_bias, own, substeps))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -97,46 +103,81 @@ class _Follow(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The loss by y, p, q and the input of the second tanh, from the last step to the first."""
-        weights, coupling, middle, gated, first, second, _, coefficient = ctx.saved_tensors
+        """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
+        weights, coupling, middle, gated, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
         by_first, by_second, by_back, by_coefficient = grads
         # What does not wait for later steps is ready before the loop.
         slope_1, slope_2 = 1 - first.square(), 1 - second.square()
         bend_1, bend_2 = -2 * first * coefficient, -2 * second * slope_2
-        ready = by_first * slope_1, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2
-        acts = [None] * first.shape[1] if weights is None else weights.unbind(1)
-        steps = list(zip(*(x.unbind(1) for x in ready), acts, strict=True))
+        scale, value = _scale(second, weights, read_out, output_bias)
+        turn = None if value is None or scale is None else -2 * value * scale
+        gate = None if read_out is None else slope_2 * read_out[:, None]
+        ready = by_first * slope_1, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2, coefficient
+        steps = list(zip(*(_by_step(x, first.shape[1]) for x in (*ready, scale, turn, gate)), strict=True))
         y, found = torch.zeros_like(by_first[:, 0]), []
-        for at_1, at_2, at_q, at_p, s_1, b_1, b_2, active in reversed(steps):
-            if active is None:
-                along, p = y, _moved(at_p, y, coupling, ctx.own, ctx.substeps)
+        for at_1, at_2, at_q, at_p, s_1, b_1, b_2, p, scaled, turned, gated_by in reversed(steps):
+            along, by_value = None, None
+            if scaled is None:
+                by_p = _moved(at_p, y, coupling, ctx.own, ctx.substeps)
             else:
-                along = _moved(torch.zeros_like(y), y, coupling, ctx.own, ctx.substeps)
-                p = torch.addcmul(at_p, along, active)
-            q = torch.addcmul(at_q, p, s_1)
+                along = _moved(None, y, coupling, ctx.own, ctx.substeps)
+                by_p = torch.addcmul(at_p, along, scaled)
+                if turned is not None:
+                    by_value = (along * p).sum(-1, keepdim=True) * turned
+                    at_2 = torch.addcmul(at_2, by_value, gated_by)
+            q = torch.addcmul(at_q, by_p, s_1)
             pre_2 = torch.addcmul(at_2, torch.bmm(q, gated.mT), b_2)
-            found.append((y, along, q, pre_2))
-            y = y + torch.addcmul(torch.addcmul(at_1, p, b_1), torch.bmm(pre_2, middle), s_1)
-        after, along, q, pre_2 = (torch.stack(field, 1) for field in zip(*reversed(found), strict=True))
-        acted = coefficient if weights is None else coefficient * weights
+            found.append((y, q, pre_2, along, by_value))
+            y = y + torch.addcmul(torch.addcmul(at_1, by_p, b_1), torch.bmm(pre_2, middle), s_1)
+        joined: list[Any] = [None if x[0] is None else torch.stack(x[::-1], 1) for x in zip(*found, strict=True)]
+        after, q, pre_2, along, by_value = joined
+        by_weights = None
+        if weights is not None and along is not None:
+            by_weights = (coefficient * along).sum(-1, keepdim=True)
+            by_weights = by_weights if value is None else by_weights * slope_of_value(value)
         return (
             y,
             pre_2.sum(2),
-            (coefficient * along).sum(-1, keepdim=True) if weights is not None else None,
-            _by_coupling(acted, after, coupling, ctx.own) / ctx.substeps,
+            by_weights,
+            _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own)
+            / ctx.substeps,
             _outer(pre_2, first),
             _outer(slope_2, q),
+            None if by_value is None else _outer(by_value, second),
+            None if by_value is None else by_value.sum((1, 2)),
             None,
             None,
         )
 
 
-def _moved(y: Tensor, p: Tensor, coupling: Tensor, own: bool, substeps: int) -> Tensor:
+def _by_step(x: Tensor | None, steps: int) -> tuple[Tensor | None, ...]:
+    return (None,) * steps if x is None else x.unbind(1)
+
+
+def _scale(
+    second: Tensor, weights: Tensor | None, read_out: Tensor | None, output_bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What multiplies p where it moves: the weights, times the slope of the output tanh; and the value u of that tanh.
+
+    For h_2 (G, ..., M, h); (G, ..., M, 1) each, or None where there is nothing of the kind.
+    """
+    if read_out is None or output_bias is None:
+        return weights, None
+    lead = (len(second), *(1,) * (second.ndim - 2))
+    value = torch.tanh((second * read_out.view(*lead, -1)).sum(-1, keepdim=True) + output_bias.view(*lead, 1))
+    slope = slope_of_value(value)
+    return slope if weights is None else slope * weights, value
+
+
+def _moved(y: Tensor | None, p: Tensor, coupling: Tensor, own: bool, substeps: int) -> Tensor:
     """The sum y + C(p) / n, where `coupling` is A A^T, (G, h, h), of networks on their own, else A, (G, h, d)."""
-    if own:
+    if own and y is not None:
         return torch.baddbmm(y, p, coupling, alpha=1 / substeps)
-    motion = p.transpose(0, 1).flatten(1) @ coupling.flatten(0, 1)
-    return torch.add(y, onto_networks(motion, coupling), alpha=1 / substeps)
+    if own:
+        return torch.bmm(p, coupling / substeps)
+    motion = (p.transpose(0, 1).flatten(1) @ coupling.flatten(0, 1)) / substeps
+    moved = onto_networks(motion, coupling)
+    return moved if y is None else y + moved
 
 
 def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor:

@@ -134,9 +134,9 @@ def test_adding_potentials_does_not_slow_labels_down():
     assert alone.rollout.local.first.shape[:2] == (1, 128)
 
 
-def trajectory_inputs(num, together, weighted, seed=0):
+def trajectory_inputs(num, together, weighted, bounded, seed=0):
     """Of `follow`: networks, rows, c(t) and weights, in float64."""
-    potential = make_potential(3, num)
+    potential = make_potential(3, num, bounded=bounded)
     rows = rand(1 if together else num, 4, 3, seed=seed)
     weights = rand(num, 2, 4, 1, seed=seed + 1) if weighted else None
     return potential, rows, rand(num, 2, potential.hidden, seed=seed + 2), weights
@@ -145,16 +145,20 @@ def trajectory_inputs(num, together, weighted, seed=0):
 @pytest.mark.parametrize(
     ("num", "together", "weighted"), [(1, True, False), (1, True, True), (3, True, True), (2, False, False)]
 )
+@pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("substeps", [1, 3])
-def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(num, together, weighted, substeps):
-    potential, rows, shift, weights = trajectory_inputs(num, together, weighted)
-    networks = [x.detach().requires_grad_() for x in potential.networks()[:-1]]
+def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(
+    num, together, weighted, bounded, substeps
+):
+    potential, rows, shift, weights = trajectory_inputs(num, together, weighted, bounded)
+    networks = [x.detach().requires_grad_() for x in potential.networks() if x is not None]
     inputs = [rows.requires_grad_(), shift.requires_grad_(), *networks]
     if weighted:
         inputs.append(weights.requires_grad_())
 
     def activations(rows, shift, *others):
-        return tuple(follow(Networks(*others[:5], None), rows, shift, others[5] if weighted else None, substeps))
+        networks = Networks(*others[:6]) if bounded else Networks(*others[:5], None)
+        return tuple(follow(networks, rows, shift, others[-1] if weighted else None, substeps))
 
     assert torch.autograd.gradcheck(activations, inputs, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(activations, inputs, fast_mode=True)
