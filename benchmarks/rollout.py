@@ -55,7 +55,7 @@ class Hidden(nn.Module):
 
 
 def nested(potentials: nn.ModuleList, forces: nn.ModuleList, z: Tensor, weights: Tensor | None, steps: int) -> Tensor:
-    """The usual arrangement: per step and potential, derivatives of derivatives by autograd."""
+    """The arrangement of the paper's released code: per step and potential, one call of autograd for each derivative."""
     loss = z.new_zeros(())
     probe = torch.randint(0, 2, z.shape).to(z) * 2 - 1
     z.requires_grad_()
@@ -65,7 +65,8 @@ def nested(potentials: nn.ModuleList, forces: nn.ModuleList, z: Tensor, weights:
         for k in range(1 if weights is None else len(potentials)):
             w = torch.ones(len(z)) if weights is None else weights[:, step, k]
             u = potentials[k](z, t)
-            gradient, rate = torch.autograd.grad(u.sum(), (z, t), create_graph=True)
+            (rate,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+            (gradient,) = torch.autograd.grad(u.sum(), z, create_graph=True)
             (along,) = torch.autograd.grad((gradient * probe).sum(), z, create_graph=True)
             residual = rate + 0.5 * gradient.square().sum(-1) + forces[k](z, t).square()
             loss = loss + (w * residual.square()).mean() / steps

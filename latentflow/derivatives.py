@@ -146,7 +146,7 @@ def _mix(u: Tensor, active: int | Tensor) -> Tensor:
 def _rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """Z as (N, dim) and t as (N,), of z's dtype and device."""
     require_floating("z", z, "pass latents")
-    times = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    times = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
     lead = z.shape[:-1]
     if (
         z.ndim < 1

@@ -67,7 +67,8 @@ def with_full_precision(q0: Distribution) -> Distribution:
     mean, std = q0.base_dist.loc, q0.base_dist.scale
     if mean.dtype not in HALF_PRECISION and std.dtype == mean.dtype:
         return q0
-    return Independent(Normal(in_full_precision(mean), in_full_precision(std)), q0.reinterpreted_batch_ndims)
+    normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
+    return Independent(normal, q0.reinterpreted_batch_ndims, validate_args=False)
 
 
 def in_full_precision(z: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ class Potential(nn.Module):
             raise ValueError(
                 f"z: got shape {tuple(z.shape)}, expected (..., {self.dim}); put the latent on the last axis"
             )
-        t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+        # A number is made on the device: copying it there would wait, and could not be captured in a CUDA graph.
+        t = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
         lead = z.shape[:-1]
         if t.ndim > len(lead) or any(n not in (1, m) for n, m in zip(t.shape[::-1], lead[::-1], strict=False)):
             raise ValueError(
