@@ -38,7 +38,8 @@ class Layout:
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
             return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
-        return z[self.rows].transpose(1, 2).flatten(1, 2)
+        chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
+        return chosen.transpose(1, 2).flatten(1, 2)
 
     def motion(self, local: Local, steps: int) -> Tensor:
         """The gradient that moves each row in each step, (1 or K, S, M, d)."""
@@ -55,7 +56,7 @@ class Layout:
         x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
         if self.rows is None:
             return x.permute(2, 1, 0, *range(3, x.ndim))
-        return x.transpose(0, 1).flatten(1, 2)[:, self.place].transpose(0, 1)[:, :, None]
+        return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
 
     def total(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
@@ -181,7 +182,7 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
     path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
-    z = path[0].transpose(0, 1) if layout.rows is None else path.transpose(1, 2).flatten(0, 1)[layout.place]
+    z = path[0].transpose(0, 1) if layout.rows is None else path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
     gradients = motion.flatten(1, 2) if layout.weights is None else None
     rows = path[:, :-1].flatten(1, 2)
     return Rollout(potential, layout, z, rows, local, rate[:, 1:], shift[:, :1], gradients, _versions(potential))
