@@ -10,14 +10,16 @@ from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl
 
+TYPICAL = {"batch": 128, "dim": 32, "num": 3, "steps": 8}
+
 
 def forward_and_backward(
     log_det: str | None,
     *,
-    batch: int = 128,
-    dim: int = 32,
-    num: int = 3,
-    steps: int = 8,
+    batch: int,
+    dim: int,
+    num: int,
+    steps: int,
     hidden: int | None = None,
     memory: int | None = None,
 ) -> Callable[[], None]:

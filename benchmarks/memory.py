@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.loss import forward_and_backward
+from benchmarks.loss import TYPICAL, forward_and_backward
 
 MIB = 2**20
 CASES = {  # of `forward_and_backward`
@@ -69,7 +69,8 @@ def measure() -> dict[str, Any]:
 
     log_dets, rollouts = {}, {}
     for dim in DIMS:
-        found = {name: peak_bytes(forward_and_backward(dim=dim, **case)) for name, case in CASES.items()}
+        size = TYPICAL | {"dim": dim}
+        found = {name: peak_bytes(forward_and_backward(**size, **case)) for name, case in CASES.items()}
         log_dets[f"{dim} dimensions"] = _told(f"{dim} dimensions", found)
     for name, case in rollout.CASES.items():
         # Made anew for each, so that each makes its own gradients. What is compiled does not pass by here.

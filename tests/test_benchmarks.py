@@ -43,24 +43,29 @@ def test_the_backward_pass_is_counted(x):
 
 @pytest.mark.parametrize("log_det", ["exact", "hutchinson", None])
 def test_a_loss_takes_the_same_memory_each_time(log_det):
-    step = loss.forward_and_backward(log_det, batch=4, dim=3, steps=2)
+    step = loss.forward_and_backward(log_det, batch=4, dim=3, num=2, steps=2)
     assert peak_bytes(step) == peak_bytes(step) > 0
 
 
 def test_less_memory_for_hessians_is_less_memory():
-    sizes = [peak_bytes(loss.forward_and_backward("exact", dim=16, memory=memory)) for memory in (2**20, None)]
-    assert sizes[0] < sizes[1]
+    some, all_at_once = (
+        peak_bytes(loss.forward_and_backward("exact", batch=64, dim=16, num=2, steps=8, memory=memory))
+        for memory in (2**18, None)
+    )
+    assert some < all_at_once
 
 
 def test_scaling_says_what_each_point_takes_and_draws_it(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "WIDEST", 4)
+    monkeypatch.setattr(scaling, "TYPICAL", {"batch": 8, "dim": 3, "num": 2, "steps": 2})
     monkeypatch.setattr(scaling, "GROWING", {"num": ("K", (1, 2)), "dim": ("d", (2, 6))})
-    found = json.loads(json.dumps(scaling.measure(1)))
+    results = json.loads(json.dumps(scaling.measure(1)))
+    found = results["growing"]
     assert found["K"]["sizes"] == [1, 2]
     assert all(ms > 0 for ms in found["K"]["milliseconds"]["exact"])
     assert found["d"]["MiB"]["exact"][1] is None
     assert found["d"]["MiB"]["hutchinson"][0] < found["d"]["MiB"]["hutchinson"][1]
-    scaling.figures(found, tmp_path)
+    scaling.figures(results, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} >= {"scaling_time.svg", "scaling_memory.png"}
 
 
@@ -71,5 +76,5 @@ def test_all_goes_into_one_file(tmp_path, monkeypatch, capsys):
     )
     results = json.loads((tmp_path / "new" / "cpu.json").read_text())
     assert set(results) == {"hardware", "repeats", "freed memory kept", "scaling"}
-    assert results["scaling"]["T"]["sizes"] == [1, 2]
+    assert results["scaling"]["growing"]["T"]["sizes"] == [1, 2]
     assert "T = 2" in capsys.readouterr().out
