@@ -25,6 +25,7 @@ docs: $(VENV)/docs
 benchmark: $(VENV)/examples
 	$(RUN) benchmarks
 	$(RUN) benchmarks --keep-memory
+	touch docs/speed.md  # made of these results
 
 # One stamp for each extra; installed anew when the dependencies change.
 $(VENV)/%: pyproject.toml constraints.txt

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
+from benchmarks import scaling
 from benchmarks.timing import hardware
 
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n")
+        if "scaling" in results:
+            scaling.figures(results["scaling"], out.with_suffix(""))
 
 
 def _measure(name: str, repeats: int) -> dict[str, Any]:
