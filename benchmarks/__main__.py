@@ -45,16 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--keep-memory", action="store_true", help="have glibc keep freed memory for the next step")
     parser.add_argument("--out", type=Path, help="JSON; by default in benchmarks/results, unless something is left out")
     options = parser.parse_args(arguments)
-    if options.keep_memory and not KEEPING.items() <= os.environ.items():
+    kept = KEEPING.items() <= os.environ.items()
+    if options.keep_memory and not kept:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEPING)
     torch.set_num_threads(options.threads)
-    results = {"hardware": hardware(), "repeats": options.repeats, "freed memory kept": options.keep_memory}
+    results = {"hardware": hardware(), "repeats": options.repeats, "freed memory kept": kept}
     for name in options.only:
         print(f"\n{name}", flush=True)
         results[name] = _measure(name, options.repeats)
     out = options.out
     if out is None and set(options.only) == set(BENCHMARKS):
-        out = RESULTS / ("cpu_keeping_memory.json" if options.keep_memory else "cpu.json")
+        out = RESULTS / ("cpu_keeping_memory.json" if kept else "cpu.json")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n")
