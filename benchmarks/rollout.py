@@ -1,7 +1,7 @@
 """A whole rollout, forward and backward, against nested `torch.autograd.grad` written the usual way.
 
 Both sides move the latents, take the time derivative, the force, the Hamilton-Jacobi residual and one Hessian product per step.
-"latentflow" samples z_0 and adds the initial term, the diffusion prior and the KL as well; "the same terms" does not. Beside them:
+"latentflow" samples z_0 and adds the initial term, the diffusion prior and the KL as well; "the same terms" does not. Also:
 
 * torch.func: latentflow's modules with a potential that hides its closed forms, so that `torch.func` differentiates it;
 * exact trace: gradient and exact Laplacian in closed form, step after step, as OT-Flow does, with autograd's backward pass;
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import medians
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from benchmarks.timing import medians
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, Potential, flow_kl
 
 CASES = {  # batch, dim, number of potentials, steps, what acts

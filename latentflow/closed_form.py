@@ -45,10 +45,10 @@ class Local:
         """What they say of some of the rows."""
         return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
 
-    def hessian_bytes(self) -> int:
-        """What the Hessian of one row takes on the way there and back, at most."""
+    def hessian_bytes(self, together: bool) -> int:
+        """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
         num, hidden, dim = self.networks.input_weight.shape
-        size = min(num * hidden, dim)
+        size = min(num * hidden if together else hidden, dim)
         return self.first.element_size() * num * (3 * hidden * hidden + 5 * hidden * size + 8 * size * size)
 
     def value(self) -> Tensor:
@@ -74,7 +74,7 @@ class Local:
 
     def hessian(self, weights: Tensor | None, *, reduced: bool) -> Tensor:
         """H of each network by itself, (G, N, r, r), or with weights (G, N, 1) the mixture's, (1, N, r, r)."""
-        basis = self._basis(reduced)
+        basis = self._basis(reduced, weights is not None)
         inner, outer = self._curvatures()
         slope, bend = self._bend()
         scale = weights if slope is None else slope if weights is None else slope * weights
@@ -123,13 +123,17 @@ class Local:
         scaled = self.networks.hidden_weight[:, None] * slope_1[:, :, None]
         return torch.bmm(scaled.flatten(1, 2), basis).view(*scaled.shape[:3], basis.shape[-1])
 
-    def _basis(self, reduced: bool) -> Tensor:
-        """A, or A in an orthonormal basis of the span of its rows where that is smaller, (G, h, r)."""
+    def _basis(self, reduced: bool, together: bool) -> Tensor:
+        """A, or A in an orthonormal basis of the span of its rows where that is smaller, (G, h, r).
+
+        The basis is that of all networks where their Hessians are added up, else each has its own.
+        """
         weight = self.networks.input_weight
-        if not reduced or weight.shape[0] * weight.shape[1] >= weight.shape[2]:
+        rows = weight.flatten(0, 1) if together else weight
+        if not reduced or rows.shape[-2] >= rows.shape[-1]:
             return weight
         # Q need not be differentiated: A (I - Q Q^T) = 0 takes every such term out of the first derivatives.
-        orthonormal: Tensor = torch.linalg.qr(weight.detach().flatten(0, 1).mT).Q
+        orthonormal: Tensor = torch.linalg.qr(rows.detach().mT).Q
         return weight @ orthonormal
 
     def _bend(self) -> tuple[Tensor | None, Tensor | None]:

@@ -142,7 +142,7 @@ class Rollout:
             return found / substeps
 
         rows = self.local.first.shape[1]
-        found = logdet.in_chunks(hessian, rows, self.local.hessian_bytes(), memory)
+        found = logdet.in_chunks(hessian, rows, self.local.hessian_bytes(weights is not None), memory)
         if self.layout.rows is None:
             log_det, folds = (self._by_sample(x[0]) for x in found)
         else:
@@ -182,7 +182,11 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
     path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
-    z = path[0].transpose(0, 1) if layout.rows is None else path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
+    z = (
+        path[0].transpose(0, 1)
+        if layout.rows is None
+        else path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
+    )
     gradients = motion.flatten(1, 2) if layout.weights is None else None
     rows = path[:, :-1].flatten(1, 2)
     return Rollout(potential, layout, z, rows, local, rate[:, 1:], shift[:, :1], gradients, _versions(potential))

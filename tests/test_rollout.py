@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.memory import peak_bytes
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl
 from latentflow.closed_form import Networks
 from latentflow.rollout import Rollout
@@ -172,9 +173,32 @@ def test_exact_log_determinants_by_chunks_are_those_of_all_at_once(kind, rows_at
     whole = FlowPosterior(potential)(gaussian(5, 4), steps=3, **act)
     assert whole.folds.any()
     results = []
-    for memory in (None, rows_at_once * whole.rollout.local.hessian_bytes()):
+    for memory in (None, rows_at_once * whole.rollout.local.hessian_bytes(kind in ("switching", "weights"))):
         z, log_det = FlowPosterior(potential, memory=memory).transport(z0, steps=3, **act)
         gradients = torch.autograd.grad(log_det.sum() + z.sum(), [z0, potential.input_weight, potential.hidden_weight])
         results.append((log_det, *gradients))
     for ours, truth in zip(*results, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-9)
+
+
+def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
+    potential, labels = make_potential(12, 3, hidden=4), torch.arange(6) % 3
+    path = FlowPosterior(potential)(gaussian(6, 12), labels, steps=2)
+    assert path.rollout.local.hessian(None, reduced=True).shape[-2:] == (4, 4)
+    truth = FlowPosterior(Opaque(potential)).transport(path.z[:, 0], labels, 2)[1]
+    torch.testing.assert_close(path.log_det, truth, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("num", "dim", "hidden"), [(1, 24, 24), (1, 48, 16), (3, 16, 16)])
+def test_the_stated_memory_is_kept(num, dim, hidden):
+    potential, memory = make_potential(dim, num, hidden), 2**20
+    act = {"k": 0} if num == 1 else {"weights": rand(64, num)}
+    z0 = rand(64, dim)
+
+    def peak(**options):
+        flow = FlowPosterior(potential, **options)
+        return peak_bytes(lambda: flow.transport(z0, steps=8, **act)[-1].sum().backward())
+
+    without = peak_bytes(lambda: FlowPosterior(potential, None).transport(z0, steps=8, **act)[0].sum().backward())
+    assert peak() > without + 2 * memory
+    assert peak(memory=memory) < without + memory
