@@ -72,18 +72,31 @@ class Local:
         derivative = torch.matmul(blocks, rate[..., None]).flatten(1)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
-    def hessian(self, weights: Tensor | None, *, reduced: bool) -> Tensor:
-        """H of each network by itself, (G, N, r, r), or with weights (G, N, 1) the mixture's, (1, N, r, r)."""
+    def hessian(self, weights: Tensor | None, *, reduced: bool, jacobian_of: int | None = None) -> Tensor:
+        """H of each network by itself, (G, N, r, r), or with weights (G, N, 1) the mixture's, (1, N, r, r).
+
+        With `jacobian_of` n substeps, I + H / n in its place; products add the one and carry the other, which spares passes
+        over the largest tensor that there is.
+        """
         basis = self._basis(reduced, weights is not None)
         inner, outer = self._curvatures()
         slope, bend = self._bend()
         scale = weights if slope is None else slope if weights is None else slope * weights
+        if jacobian_of is not None and jacobian_of > 1:
+            scale = self.first.new_full((), 1 / jacobian_of) if scale is None else scale / jacobian_of
+            bend = None if bend is None else bend / jacobian_of
         if scale is not None:
             inner, outer = inner * scale, outer * scale
-        layers = self._layers(basis)
-        hessian = (layers * outer[..., None]).mT @ layers
-        pairs = (basis[..., :, None] * basis[..., None, :]).flatten(2)  # (G, h, r r)
-        hessian = hessian + torch.bmm(inner, pairs).view_as(hessian)
+        layers, pairs = self._layers(basis), (basis[..., :, None] * basis[..., None, :]).flatten(2)  # (G, h, r r)
+        if jacobian_of is None:
+            hessian = torch.bmm(inner, pairs)
+        else:
+            identity = torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)
+            hessian = torch.baddbmm(identity.flatten() / (1 if weights is None else len(basis)), inner, pairs)
+        size = basis.shape[-1]
+        curved = (layers * outer[..., None]).flatten(0, 1).mT
+        hessian = torch.baddbmm(hessian.view(curved.shape[0], size, size), curved, layers.flatten(0, 1))
+        hessian = hessian.view(*inner.shape[:2], size, size)
         if bend is not None:
             slopes = self.coefficient @ basis  # grad v
             bent = slopes * (bend if weights is None else bend * weights)

@@ -28,14 +28,18 @@ def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
         >>> exact(torch.diag_embed(torch.tensor([[1.0, 1.0], [-3.0, 0.0]])))
         (tensor([1.3863, 0.6931]), tensor([False,  True]))
     """
-    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
-    matrix = hessian + identity
+    return of_jacobian(hessian + torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device))
+
+
+def of_jacobian(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`exact` for I + H, (..., d, d), symmetric."""
     factor, info = torch.linalg.cholesky_ex(matrix.detach())
     folds = info != 0
     unfolded = holds(~folds)
     if unfolded:
         return _through_cholesky(matrix, factor), folds
     # Each factorisation sees only matrices that it can take, so that no nan comes back through `where`.
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     folded = folds[..., None, None]
     sound = torch.where(folded, identity, matrix), torch.where(folded, identity, factor)
     value = _through_cholesky(*sound)
@@ -45,25 +49,25 @@ def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_chunks(
-    hessian: Callable[[slice], Tensor], rows: int, bytes_each: int, memory: int | None
+    jacobian: Callable[[slice], Tensor], rows: int, bytes_each: int, memory: int | None
 ) -> tuple[Tensor, Tensor]:
-    """`exact` of many Hessians, all at once, or as many at a time as `memory` holds.
+    """`of_jacobian` of many, all at once, or as many at a time as `memory` holds.
 
     A chunk is made, used and forgotten, and made once more for its gradient.
 
     Args:
-        hessian: makes those of a slice of rows, (..., n, d, d).
+        jacobian: makes those of a slice of rows, (..., n, d, d).
         rows: how many there are; they lie on the last axis of the results.
         bytes_each: what one row takes, with everything in between.
         memory: bytes for one chunk, at least one row; None for no limit.
     """
     most = rows if memory is None else max(1, memory // bytes_each)
     if rows <= most:
-        return exact(hessian(slice(0, rows)))
+        return of_jacobian(jacobian(slice(0, rows)))
     chunks = [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
 
     def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
-        return exact(hessian(chunk))
+        return of_jacobian(jacobian(chunk))
 
     found = [checkpoint(of_chunk, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     log_det, folds = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
@@ -88,8 +92,8 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(-1, 1, generator=generator)
-    return torch.copysign(torch.ones_like(uniform), uniform)
+    uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    return torch.copysign(torch.ones_like(uniform), uniform - 0.5)
 
 
 class _LogDet(torch.autograd.Function):

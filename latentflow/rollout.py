@@ -54,7 +54,7 @@ class Layout:
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
         x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
-        if self.rows is None:
+        if self.place is None:
             return x.permute(2, 1, 0, *range(3, x.ndim))
         return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
 
@@ -137,12 +137,12 @@ class Rollout:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
         weights = None if self.layout.weights is None else self.layout.weights.flatten(1, 2)
 
-        def hessian(rows: slice) -> Tensor:
-            found = self.local.rows(rows).hessian(None if weights is None else weights[:, rows], reduced=True)
-            return found / substeps
+        def jacobian(rows: slice) -> Tensor:
+            acts = None if weights is None else weights[:, rows]
+            return self.local.rows(rows).hessian(acts, reduced=True, jacobian_of=substeps)
 
-        rows = self.local.first.shape[1]
-        found = logdet.in_chunks(hessian, rows, self.local.hessian_bytes(weights is not None), memory)
+        rows, bytes_each = self.local.first.shape[1], self.local.hessian_bytes(weights is not None)
+        found = logdet.in_chunks(jacobian, rows, bytes_each, memory)
         if self.layout.rows is None:
             log_det, folds = (self._by_sample(x[0]) for x in found)
         else:
@@ -182,11 +182,9 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
     path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
-    z = (
-        path[0].transpose(0, 1)
-        if layout.rows is None
-        else path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
-    )
+    z = path[0].transpose(0, 1)
+    if layout.place is not None:
+        z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
     gradients = motion.flatten(1, 2) if layout.weights is None else None
     rows = path[:, :-1].flatten(1, 2)
     return Rollout(potential, layout, z, rows, local, rate[:, 1:], shift[:, :1], gradients, _versions(potential))

@@ -91,6 +91,8 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
 
 def positive_integer(name: str, value: object, fix: str = "pass a whole number of at least 1") -> int:
     """Return `value` as an int of at least 1, else raise."""
+    if type(value) is int and value >= 1:  # nearly always; to ask for a protocol takes longer than a small product
+        return value
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int; {fix}")
     value = operator.index(value)
