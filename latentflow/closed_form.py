@@ -189,7 +189,7 @@ def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """A z + a of all networks, (G, N, h), for z (N, d) that they share: one product."""
     joined = weight.flatten(0, 1).mT
     product = z @ joined if bias is None else torch.addmm(bias.flatten(), z, joined)
-    return product.view(len(z), *weight.shape[:2]).transpose(0, 1)
+    return product.view(z.shape[0], *weight.shape[:2]).transpose(0, 1)
 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
