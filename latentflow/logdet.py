@@ -92,7 +92,10 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    if generator is None:
+        uniform = torch.rand_like(like, memory_format=torch.contiguous_format)
+    else:  # which `rand_like` does not take
+        uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(generator=generator)
     return torch.copysign(torch.ones_like(uniform), uniform - 0.5)
 
 
