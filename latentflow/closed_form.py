@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latentflow.curvature import Curvature
+
 
 class Networks(NamedTuple):
     """The parameters of G networks behind one another; biases and read-out are shaped to broadcast over rows."""
@@ -72,36 +74,26 @@ class Local:
         derivative = torch.matmul(blocks, rate[..., None]).flatten(1)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
-    def hessian(self, weights: Tensor | None, *, reduced: bool, jacobian_of: int | None = None) -> Tensor:
-        """H of each network by itself, (G, N, r, r), or with weights (G, N, 1) the mixture's, (1, N, r, r).
-
-        With `jacobian_of` n substeps, I + H / n in its place; products add the one and carry the other, which spares passes
-        over the largest tensor that there is.
-        """
+    def curvature(self, weights: Tensor | None, *, reduced: bool, substeps: int = 1) -> Curvature:
+        """H / n of each network by itself, R = G, or with weights (G, N, 1) the mixture's, R = 1."""
         basis = self._basis(reduced, weights is not None)
         inner, outer = self._curvatures()
         slope, bend = self._bend()
         scale = weights if slope is None else slope if weights is None else slope * weights
-        if jacobian_of is not None and jacobian_of > 1:
-            scale = self.first.new_full((), 1 / jacobian_of) if scale is None else scale / jacobian_of
-            bend = None if bend is None else bend / jacobian_of
+        if substeps > 1:
+            scale = self.first.new_full((), 1 / substeps) if scale is None else scale / substeps
         if scale is not None:
             inner, outer = inner * scale, outer * scale
-        layers, pairs = self._layers(basis), (basis[..., :, None] * basis[..., None, :]).flatten(2)  # (G, h, r r)
-        if jacobian_of is None:
-            hessian = torch.bmm(inner, pairs)
-        else:
-            identity = torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)
-            hessian = torch.baddbmm(identity.flatten() / (1 if weights is None else len(basis)), inner, pairs)
-        size = basis.shape[-1]
-        curved = (layers * outer[..., None]).flatten(0, 1).mT
-        hessian = torch.baddbmm(hessian.view(curved.shape[0], size, size), curved, layers.flatten(0, 1))
-        hessian = hessian.view(*inner.shape[:2], size, size)
-        if bend is not None:
-            slopes = self.coefficient @ basis  # grad v
-            bent = slopes * (bend if weights is None else bend * weights)
-            hessian = hessian + bent[..., :, None] * slopes[..., None, :]
-        return hessian if weights is None else hessian.sum(0, keepdim=True)
+        layers = self._layers(basis)
+        if bend is not None:  # the outer product of grad v is one more layer
+            bend = (bend if weights is None else bend * weights) / substeps
+            layers = torch.cat((layers, (self.coefficient @ basis)[:, :, None]), 2)
+            outer = torch.cat((outer, bend), 2)
+        if weights is None or len(basis) == 1:
+            return Curvature(layers, outer, basis, inner)
+        # The networks of a mixture are one network with all their layers.
+        layers, outer, inner = (x.transpose(0, 1).flatten(1, 2)[None] for x in (layers, outer, inner))
+        return Curvature(layers, outer, basis.flatten(0, 1)[None], inner)
 
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""

@@ -49,29 +49,25 @@ def of_jacobian(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_chunks(
-    jacobian: Callable[[slice], Tensor], rows: int, bytes_each: int, memory: int | None
+    log_det: Callable[[slice], tuple[Tensor, Tensor]], rows: int, bytes_each: int, memory: int | None
 ) -> tuple[Tensor, Tensor]:
-    """`of_jacobian` of many, all at once, or as many at a time as `memory` holds.
+    """Log-determinants and folds of many rows, all at once, or as many at a time as `memory` holds.
 
     A chunk is made, used and forgotten, and made once more for its gradient.
 
     Args:
-        jacobian: makes those of a slice of rows, (..., n, d, d).
-        rows: how many there are; they lie on the last axis of the results.
+        log_det: of a slice of rows, which lie on the last axis of its results.
+        rows: how many there are.
         bytes_each: what one row takes, with everything in between.
         memory: bytes for one chunk, at least one row; None for no limit.
     """
     most = rows if memory is None else max(1, memory // bytes_each)
     if rows <= most:
-        return of_jacobian(jacobian(slice(0, rows)))
+        return log_det(slice(0, rows))
     chunks = [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
-
-    def of_chunk(chunk: slice) -> tuple[Tensor, Tensor]:
-        return of_jacobian(jacobian(chunk))
-
-    found = [checkpoint(of_chunk, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    log_det, folds = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
-    return log_det, folds
+    found = [checkpoint(log_det, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    values, folds = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+    return values, folds
 
 
 def hutchinson(product: Tensor, probe: Tensor) -> Tensor:

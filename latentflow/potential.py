@@ -125,7 +125,7 @@ class Potential(nn.Module):
         input layers. H is zero outside of their span, so det(I + H) and whether I + H > 0 are the same in that basis.
         """
         k, weights = self._split(active)
-        hessian = self._local(z, t, k)[0].hessian(weights, reduced=reduced)
+        hessian = self._local(z, t, k)[0].curvature(weights, reduced=reduced).hessian()
         return hessian.reshape(*z.shape[:-1], *hessian.shape[-2:])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:

@@ -137,17 +137,17 @@ class Rollout:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
         weights = None if self.layout.weights is None else self.layout.weights.flatten(1, 2)
 
-        def jacobian(rows: slice) -> Tensor:
+        def log_det(rows: slice) -> tuple[Tensor, Tensor]:
             acts = None if weights is None else weights[:, rows]
-            return self.local.rows(rows).hessian(acts, reduced=True, jacobian_of=substeps)
+            return self.local.rows(rows).curvature(acts, reduced=True, substeps=substeps).log_det()
 
         rows, bytes_each = self.local.first.shape[1], self.local.hessian_bytes(weights is not None)
-        found = logdet.in_chunks(jacobian, rows, bytes_each, memory)
+        found = logdet.in_chunks(log_det, rows, bytes_each, memory)
         if self.layout.rows is None:
-            log_det, folds = (self._by_sample(x[0]) for x in found)
+            values, folds = (self._by_sample(x[0]) for x in found)
         else:
-            log_det, folds = (self.layout.each(x, self.steps)[:, :, 0] for x in found)
-        return log_det, folds
+            values, folds = (self.layout.each(x, self.steps)[:, :, 0] for x in found)
+        return values, folds
 
     def hessian_product(self, v: Tensor) -> Tensor:
         """H v of what acts, (B, S, d), for v (B, S, d)."""

@@ -184,7 +184,7 @@ def test_exact_log_determinants_by_chunks_are_those_of_all_at_once(kind, rows_at
 def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
     potential, labels = make_potential(12, 3, hidden=4), torch.arange(6) % 3
     path = FlowPosterior(potential)(gaussian(6, 12), labels, steps=2)
-    assert path.rollout.local.hessian(None, reduced=True).shape[-2:] == (4, 4)
+    assert path.rollout.local.curvature(None, reduced=True).hessian().shape[-2:] == (4, 4)
     truth = FlowPosterior(Opaque(potential)).transport(path.z[:, 0], labels, 2)[1]
     torch.testing.assert_close(path.log_det, truth, rtol=1e-10, atol=1e-10)
 

@@ -1,0 +1,90 @@
+r"""Hessians as sums of outer products, and the log-determinant of I + H made of the factors.
+
+.. math:: H = L^\top \mathrm{diag}(o)\, L + \sum_i c_i\, a_i a_i^\top,
+
+where the rows of L differ from latent to latent and those of a do not. With :math:`M = (I + H)^{-1}`, the log-determinant
+has the derivatives :math:`2\,\mathrm{diag}(o)\, L M` in L, :math:`l_i^\top M l_i` in :math:`o_i`, :math:`a_i^\top M a_i` in
+:math:`c_i`, and :math:`2 c_i M a_i` in :math:`a_i`. So one product with M gives most of them, and H needs no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latentflow import logdet
+from latentflow.forward_mode import carries_tangent
+from latentflow.validate import holds
+
+
+class Curvature(NamedTuple):
+    """R sets of N Hessians (r, r)."""
+
+    layers: Tensor  # L, (R, N, m, r)
+    outer: Tensor  # o, (R, N, m)
+    basis: Tensor  # a, (R, n, r)
+    inner: Tensor  # c, (R, N, n)
+
+    def hessian(self) -> Tensor:
+        """H, (R, N, r, r)."""
+        return self._added_to(torch.zeros_like(self.basis[0, 0]).diag())
+
+    def jacobian(self) -> Tensor:
+        """I + H, without a pass over all of H for I."""
+        return self._added_to(torch.ones_like(self.basis[0, 0]).diag())
+
+    def log_det(self) -> tuple[Tensor, Tensor]:
+        """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
+        if torch.is_grad_enabled() and not carries_tangent(*self):
+            with torch.no_grad():
+                factor, info = torch.linalg.cholesky_ex(self.jacobian())
+            if holds(info == 0):
+                return _LogDet.apply(*self, factor), info != 0  # type: ignore[no-untyped-call]
+        return logdet.of_jacobian(self.jacobian())
+
+    def _added_to(self, matrix: Tensor) -> Tensor:
+        size = self.basis.shape[-1]
+        start = torch.baddbmm(matrix.flatten(), self.inner, _pairs(self.basis))
+        bent = (self.layers * self.outer[..., None]).flatten(0, 1).mT
+        total = torch.baddbmm(start.view(bent.shape[0], size, size), bent, self.layers.flatten(0, 1))
+        return total.view(*self.outer.shape[:2], size, size)
+
+
+class _LogDet(torch.autograd.Function):
+    """Of a positive definite I + H with a given Cholesky factor; differentiable twice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(layers: Tensor, outer: Tensor, basis: Tensor, inner: Tensor, factor: Tensor) -> Tensor:
+        return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *given, factor = ctx.saved_tensors
+        layers, outer, basis, inner = given
+        if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
+            factor = torch.linalg.cholesky(Curvature(*given).jacobian())
+        inverse = torch.cholesky_inverse(factor)
+        spread = torch.matmul(layers, inverse)
+        grad = grad[..., None]
+        flat = inverse.flatten(2)
+        weighted = torch.bmm((grad * inner).mT, flat).view(*basis.shape, -1)  # sum over N of c M, (R, n, r, r)
+        return (
+            spread * (2 * grad * outer)[..., None],
+            grad * (spread * layers).sum(-1),
+            2 * torch.matmul(weighted, basis[..., None]).squeeze(-1),
+            grad * torch.bmm(flat, _pairs(basis).mT),
+            None,
+        )
+
+
+def _pairs(basis: Tensor) -> Tensor:
+    """The products a a^T, (R, n, r r)."""
+    return (basis[..., :, None] * basis[..., None, :]).flatten(2)
