@@ -44,11 +44,19 @@ class Curvature(NamedTuple):
                 return _LogDet.apply(*self, factor), info != 0  # type: ignore[no-untyped-call]
         return logdet.of_jacobian(self.jacobian())
 
+    def many(self) -> bool:
+        """Whether there are so many that the products a a^T are worth their memory; a graph must not depend on it."""
+        return torch.compiler.is_compiling() or self.inner.shape[1] >= self.basis.shape[1]
+
     def _added_to(self, matrix: Tensor) -> Tensor:
         size = self.basis.shape[-1]
-        start = torch.baddbmm(matrix.flatten(), self.inner, _pairs(self.basis))
+        if self.many():
+            start = torch.baddbmm(matrix.flatten(), self.inner, _pairs(self.basis)).view(-1, size, size)
+        else:
+            basis = self.basis[:, None]
+            start = (matrix + (basis * self.inner[..., None]).mT @ basis).flatten(0, 1)
         bent = (self.layers * self.outer[..., None]).flatten(0, 1).mT
-        total = torch.baddbmm(start.view(bent.shape[0], size, size), bent, self.layers.flatten(0, 1))
+        total = torch.baddbmm(start, bent, self.layers.flatten(0, 1))
         return total.view(*self.outer.shape[:2], size, size)
 
 
@@ -74,15 +82,17 @@ class _LogDet(torch.autograd.Function):
         inverse = torch.cholesky_inverse(factor)
         spread = torch.matmul(layers, inverse)
         grad = grad[..., None]
-        flat = inverse.flatten(2)
-        weighted = torch.bmm((grad * inner).mT, flat).view(*basis.shape, -1)  # sum over N of c M, (R, n, r, r)
-        return (
-            spread * (2 * grad * outer)[..., None],
-            grad * (spread * layers).sum(-1),
-            2 * torch.matmul(weighted, basis[..., None]).squeeze(-1),
-            grad * torch.bmm(flat, _pairs(basis).mT),
-            None,
-        )
+        if Curvature(*given).many():
+            flat = inverse.flatten(2)
+            weighted = torch.bmm((grad * inner).mT, flat).view(*basis.shape, -1)  # sum over N of c M, (R, n, r, r)
+            by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)
+            by_inner = grad * torch.bmm(flat, _pairs(basis).mT)
+        else:
+            turned = torch.matmul(basis[:, None], inverse)  # M a, (R, N, n, r)
+            by_basis = 2 * (turned * (grad * inner)[..., None]).sum(1)
+            by_inner = grad * (turned * basis[:, None]).sum(-1)
+        by_layers, by_outer = spread * (2 * grad * outer)[..., None], grad * (spread * layers).sum(-1)
+        return by_layers, by_outer, by_basis, by_inner, None
 
 
 def _pairs(basis: Tensor) -> Tensor:

@@ -196,17 +196,19 @@ def test_the_gradient_of_the_log_determinant_is_right_to_second_order_and_forwar
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bounded", [False, True])
-def test_the_gradient_of_a_curvature_is_right_to_second_order_and_forwards(weighted, bounded):
-    potential = make_potential(3, 2, bounded=bounded, strength=1.0)
+@pytest.mark.parametrize("hidden", [2, 6])  # fewer and more than there are latents
+def test_the_gradient_of_a_curvature_is_right_to_second_order_and_forwards(weighted, bounded, hidden):
+    potential = make_potential(3, 2, hidden, bounded=bounded, strength=1.0)
     local, _ = potential._local(0.3 * randn(4, 3), 1.0, None)
     weights = rand(2, 4, 1) if weighted else None
     factors = [x.detach().requires_grad_() for x in local.curvature(weights, reduced=True)]
     assert not Curvature(*factors).log_det()[1].any()
+    size = factors[2].shape[-1]
 
     def log_det(*factors):
         return Curvature(*factors).log_det()[0]
 
-    truth = torch.linalg.slogdet(torch.eye(3, dtype=torch.float64) + Curvature(*factors).hessian()).logabsdet
+    truth = torch.linalg.slogdet(torch.eye(size, dtype=torch.float64) + Curvature(*factors).hessian()).logabsdet
     torch.testing.assert_close(log_det(*factors), truth, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(log_det, factors, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(log_det, factors, fast_mode=True)

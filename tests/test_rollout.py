@@ -189,7 +189,7 @@ def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
     torch.testing.assert_close(path.log_det, truth, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("num", "dim", "hidden"), [(1, 24, 24), (1, 48, 16), (3, 16, 16)])
+@pytest.mark.parametrize(("num", "dim", "hidden"), [(1, 24, 24), (1, 48, 16), (3, 16, 16), (1, 64, 64)])
 def test_the_stated_memory_is_kept(num, dim, hidden):
     potential, memory = make_potential(dim, num, hidden), 2**20
     act = {"k": 0} if num == 1 else {"weights": rand(64, num)}
