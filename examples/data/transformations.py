@@ -51,10 +51,14 @@ def _warp(digits: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
     centre = 2 * (side / 2) / (side - 1) - 1  # pixel side/2 in grid_sample's coordinates, -1 and 1 being the end pixels
     cos, sin = angle.cos() / scale, angle.sin() / scale
     shift_x, shift_y = centre * (1 - cos + sin), centre * (1 - sin - cos)
-    inverse = torch.stack((cos, -sin, shift_x, sin, cos, shift_y), -1).view(batch * frames, 2, 3)
-    grid = F.affine_grid(inverse, (batch * frames, 1, side, side), align_corners=True)
-    copies = digits[:, None].expand(-1, frames, -1, -1).reshape(batch * frames, 1, side, side)
-    return F.grid_sample(copies, grid, align_corners=True, padding_mode="zeros").view(batch, frames, side, side)
+    inverse = torch.stack((cos, -sin, shift_x, sin, cos, shift_y), -1).view(-1, 3)
+    line = torch.linspace(-1, 1, side, device=digits.device)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = inverse @ torch.stack((x, y, torch.ones_like(x))).flatten(1)  # one product: affine_grid makes one a frame
+    grid = points.view(batch, frames, 2, side, side).movedim(2, -1).reshape(batch, frames * side, side, 2)
+    # All frames of a digit are one tall image sampled from it, so no digit is copied.
+    warped = F.grid_sample(digits[:, None], grid, align_corners=True, padding_mode="zeros")
+    return warped.view(batch, frames, side, side)
 
 
 def _colour(hue: Tensor) -> Tensor:
