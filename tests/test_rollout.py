@@ -202,3 +202,16 @@ def test_the_stated_memory_is_kept(num, dim, hidden):
     without = peak_bytes(lambda: FlowPosterior(potential, None).transport(z0, steps=8, **act)[0].sum().backward())
     assert peak() > without + 2 * memory
     assert peak(memory=memory) < without + memory
+
+
+@pytest.mark.parametrize(
+    ("potential", "options"),
+    [
+        (Opaque(make_potential(3)), {}),
+        (make_potential(3), {"log_det": "hutchinson"}),
+        (make_potential(3), {"solver": "rk4"}),
+    ],
+)
+def test_memory_is_refused_where_it_could_not_be_kept(potential, options):
+    with pytest.raises(ValueError, match="memory: got 1024 for .*, expected None; .*: use smaller batches"):
+        FlowPosterior(potential, memory=1024, **options)
