@@ -213,5 +213,5 @@ def test_the_stated_memory_is_kept(num, dim, hidden):
     ],
 )
 def test_memory_is_refused_where_it_could_not_be_kept(potential, options):
-    with pytest.raises(ValueError, match="memory: got 1024 for .*, expected None; .*: use smaller batches"):
+    with pytest.raises(ValueError, match=r"memory: got 1024 for .*, expected None; .*: use smaller batches"):
         FlowPosterior(potential, memory=1024, **options)
