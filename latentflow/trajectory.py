@@ -43,13 +43,9 @@ def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | No
     """
     weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
     start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    upper = (
-        networks.hidden_weight,
-        networks.gated,
-        None if networks.output_bias is None else networks.read_out,
-        networks.output_bias,
-    )
-    inputs = start, shift, weights, coupling, *upper, own, substeps
+    read_out = None if networks.output_bias is None else networks.read_out
+    layers = networks.hidden_weight, networks.gated, read_out, networks.output_bias
+    inputs = start, shift, weights, coupling, *layers, own, substeps
     if not torch.is_grad_enabled() or carries_tangent(*inputs):
         return _follow(*inputs)
     return Activations(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
@@ -82,19 +78,8 @@ class _Follow(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        y: Tensor,
-        shift: Tensor,
-        weights: Tensor | None,
-        coupling: Tensor,
-        middle: Tensor,
-        gated: Tensor,
-        read_out: Tensor | None,
-        output_bias: Tensor | None,
-        own: bool,
-        substeps: int,
-    ) -> tuple[Tensor, ...]:
-        return tuple(_follow(y, shift, weights, coupling, middle, gated, read_out, output_bias, own, substeps))
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(_follow(*inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

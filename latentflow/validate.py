@@ -66,9 +66,8 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
 
 def require_finite(name: str, x: Tensor, fix: str) -> None:
     """Raise unless all of `x` is finite, naming the samples (first axis) that are not."""
-    if (
-        holds(x.sum().isfinite()) is not False
-    ):  # one number tells; only if it overflows or is nan is a closer look needed
+    # One number tells; only if it overflows or is nan is a closer look needed.
+    if holds(x.sum().isfinite()) is not False:
         return
     finite = torch.isfinite(x)
 
