@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # training_step
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from hardware import hardware
 
 from benchmarks import scaling
-from benchmarks.timing import hardware
 
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
 RESULTS = Path(__file__).parent / "results"

@@ -1,19 +1,11 @@
-"""How all benchmarks time, and what they say of the machine they ran on."""
+"""How all benchmarks time."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import torch
-
-TELLING = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # what decides the speed of a product
 
 
 def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -28,44 +20,3 @@ def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
             function()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def hardware() -> dict[str, Any]:
-    """What a reader needs to judge absolute times; ratios of one run need less."""
-    model, flags = _processor()
-    return {
-        "machine": platform.machine(),
-        "processor": model,
-        "instructions": [flag for flag in TELLING if flag in flags],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def _processor() -> tuple[str, set[str]]:
-    """Name and instruction sets, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor(), set()
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = fields.get("flags", "") or fields.get("Features", "")
-    return fields.get("model name", platform.processor()), set(flags.split())
-
-
-def _commit() -> str | None:
-    """The commit that was measured, marked if files had changed since."""
-    try:
-        told = subprocess.run(
-            ("git", "describe", "--always", "--dirty"),
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return told.stdout.strip()

@@ -20,11 +20,11 @@ from typing import Any
 import kornia
 import torch
 from data.transformations import STEP, TRANSFORMATIONS, levels_of, render
-from models import FlowVAE
+from models import Model, build
 from networks import ConvToPoint, ConvTransposeOfPoint, paper_decoder, paper_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train import take_step
+from train import Run, start, take_step
 
 from benchmarks.rollout import Network
 from benchmarks.timing import medians
@@ -35,12 +35,12 @@ RATE = 1e-4
 
 def ours(dim: int, digits: Tensor, log_det: str, precision: str) -> Callable[[], object]:
     """The step of the examples."""
-    model = FlowVAE(
-        paper_encoder(3, SIDE, dim), paper_decoder(dim, 3, SIDE), dim, NUM, log_det=log_det, bounded=True
-    ).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    run = Run(batch=BATCH, precision=precision, accelerator="cpu", threads=torch.get_num_threads())
+    settings = Model(dim=dim, networks="paper", bounded=True, frames=None, log_det=log_det)
+    fabric, model = start(run), build(settings, 3, SIDE, NUM, STEPS).train()
+    wrapped, optimiser = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=RATE, fused=True))
     k = torch.arange(BATCH) % NUM
-    return lambda: take_step(model, optimiser, render(digits, levels_of(k, STEPS)), k, precision=precision)
+    return lambda: take_step(fabric, wrapped, optimiser, lambda _: (render(digits, levels_of(k, STEPS)), k), run, 0)
 
 
 def networks(dim: int, digits: Tensor, rendering: bool) -> Callable[[], object]:

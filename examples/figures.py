@@ -1,43 +1,71 @@
-"""Decoded latent evolutions beside the true sequences."""
+"""Decoded latent paths beside the true sequences: evolution, switching, superposing; as a picture and as an animation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import torch
-from data.transformations import TRANSFORMATIONS, levels_of, render
-from evaluate import acting, composition_name, compositions, decode_mean_path
+from compositions import name_of, superpose, superposed, switch, switched
+from data.transformations import TRANSFORMATIONS
+from evaluate import acting, sequences
 from models import FlowVAE
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional as F
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+SWITCH, SUPERPOSE = (0, 1), (0, 2)  # the pairs that are drawn
+SIZE, MARGIN, GAP = 84, 110, 4  # of an animation: an image, the names on its left, between images; pixels
+
+
+class Row(NamedTuple):
+    """One sequence."""
+
+    name: str
+    truth: Tensor  # (N, T+1, 3, H, W)
+    flow: Tensor  # likewise, in [0, 1]
+
 
 @torch.no_grad()
-def evolution_figure(model: FlowVAE, digits: Tensor, steps: int, index: list[int], path: Path) -> None:
-    """One pair of rows, truth and flow, for each transformation, one switch and one superposition; digits (>= 5, H, W)."""
+def rows(model: FlowVAE, digits: Tensor, steps: int, index: list[int], each: int) -> list[Row]:
+    """Every transformation by itself, one switch and one superposition, each on so many of the digits (>= 5, H, W)."""
     model.eval()
-    rows: list[tuple[str, Tensor, Tensor]] = []
+    own = [digits[row::5][:each] for row in range(5)]
+    found = []
     for k, name in enumerate(TRANSFORMATIONS):
-        x = render(digits[k : k + 1], levels_of(torch.tensor([k]), steps))
-        rows.append((name, x, decode_mean_path(model, x[:, 0], steps, **acting(model, x, k))[0]))
-    for (first, second), row, kind in (((0, 1), 3, "switching"), ((0, 2), 4, "superposing")):
-        x, what = compositions(digits[row : row + 1], first, second, steps, index)[kind]
-        rows.append(
-            (f"{kind}:\n{composition_name(kind, first, second)}", x, decode_mean_path(model, x[:, 0], steps, **what)[0])
-        )
-    frames = steps + 1
+        x = sequences(own[k], k, steps)
+        z, _ = model.flow.transport(model.posterior(x[:, 0]).mean, steps=steps, **acting(model, x, k))
+        found.append(Row(name, x, _decoded(model, z)))
+    (a, b), (c, d) = SWITCH, SUPERPOSE
+    x = switched(own[3], a, b, steps)
+    z = switch(model, x[:, 0], index[a], index[b], steps, restart=True)
+    found.append(Row(f"switching:\n{name_of(a, b, switching=True)}", x, _decoded(model, z)))
+    x = superposed(own[4], c, d, steps)
+    z = superpose(model, x[:, 0], index[c], index[d], steps)
+    found.append(Row(f"superposing:\n{name_of(c, d, switching=False)}", x, _decoded(model, z)))
+    return [Row(row.name, row.truth.cpu(), row.flow.cpu()) for row in found]
+
+
+def _decoded(model: FlowVAE, z: Tensor) -> Tensor:
+    return model.decode(z).sigmoid()
+
+
+def picture(found: list[Row], path: Path) -> None:
+    """A PNG with a pair of rows, truth and flow, for the first sequence of each; time runs to the right."""
+    frames = found[0].truth.shape[1]
     figure, axes = plt.subplots(
-        2 * len(rows),
+        2 * len(found),
         frames,
-        figsize=(0.9 * frames + 2.2, 1.85 * len(rows)),
+        figsize=(0.9 * frames + 2.2, 1.85 * len(found)),
         gridspec_kw={"wspace": 0.04, "hspace": 0.08},
     )
-    for r, (name, truth, decoded) in enumerate(rows):
-        for offset, (label, images) in enumerate((("true", truth), ("flow", decoded))):
-            for t, image in enumerate(images[0]):
+    for r, row in enumerate(found):
+        for offset, (label, images) in enumerate((("true", row.truth[0]), ("flow", row.flow[0]))):
+            for t, image in enumerate(images):
                 axis = axes[2 * r + offset, t]
                 axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
@@ -45,10 +73,37 @@ def evolution_figure(model: FlowVAE, digits: Tensor, steps: int, index: list[int
                     axis.set_title(f"t = {t}", fontsize=9)
             axes[2 * r + offset, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
         axes[2 * r, 0].text(
-            -0.75, -0.04, name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
+            -0.75, -0.04, row.name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
         )
     figure.subplots_adjust(left=0.24, right=0.99, top=0.96, bottom=0.01)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
     partial.replace(path)
+
+
+def animation(found: list[Row], path: Path) -> None:
+    """A WebP that plays the sequences of all rows at once, there and back; truth above flow."""
+    there = [_still(found, t) for t in range(found[0].truth.shape[1])]
+    frames = [*there, *there[-2:0:-1]]
+    pause = [600 if t in (0, len(there) - 1) else 160 for t in range(len(frames))]
+    partial = path.with_name(f".{path.name}")
+    frames[0].save(partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True)
+    partial.replace(path)
+
+
+def _still(found: list[Row], t: int) -> Image.Image:
+    count = len(found[0].truth)
+    pair = 2 * SIZE + GAP
+    canvas = Image.new("RGB", (MARGIN + count * (SIZE + GAP), len(found) * (pair + 3 * GAP)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for r, row in enumerate(found):
+        top = r * (pair + 3 * GAP) + GAP
+        text = row.name.replace(", then ", ",\nthen ").replace(" with ", "\nwith ")
+        draw.multiline_text((4, top + pair // 2), f"{text}", "black", font, anchor="lm")
+        for offset, images in enumerate((row.truth[:, t], row.flow[:, t])):
+            large = F.interpolate(images.clamp(0, 1), (SIZE, SIZE), mode="nearest")
+            for column, image in enumerate((255 * large).byte().permute(0, 2, 3, 1)):
+                place = MARGIN + column * (SIZE + GAP), top + offset * (SIZE + GAP)
+                canvas.paste(Image.fromarray(image.numpy()), place)
+    return canvas

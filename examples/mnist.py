@@ -2,125 +2,128 @@
 
 Without options: on the 1,797 digits of scikit-learn, nothing to download.
 
---supervision none: which transformation it is, is inferred from the sequence.
+--preset cpu: real MNIST, in twenty minutes on two cores. gpu: in ten minutes on one large GPU. paper: as published.
 
---data mnist: on real MNIST, 28x28.
+--supervision none: which transformation it is, is inferred from the sequence.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Literal
 
+import models
 import torch
+import train
 import tyro
 from data.digits import digits
 from data.mnist import mnist
 from data.transformations import TRANSFORMATIONS, levels_of, render
-from evaluate import evaluate, show, write
-from figures import evolution_figure
-from models import FlowVAE
-from networks import paper_classifier, paper_decoder, paper_encoder, small_decoder, small_encoder
+from evaluate import evaluate
+from figures import animation, picture, rows
+from report import show, write
 from torch import Tensor
-from train import Run, prepare, train
 
 STEPS = 8  # transitions, so nine states: to scale 1.8, 80 degrees and a hue of 160 degrees
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Run):
-    """Train, evaluate on held-out digits, print the table, write results.json and figure.png."""
+class Settings(train.Run, models.Model):
+    """Train, evaluate on held-out digits, print the tables, write results.json and the figures."""
 
+    preset: Literal["demo", "cpu", "gpu", "paper"] = "demo"
+    """which defaults; any other option changes them"""
     data: Literal["digits", "mnist"] = "digits"
     """the digits of scikit-learn at 16x16, or MNIST (from $LATENTFLOW_DATA/mnist, else downloaded)"""
-    supervision: Literal["labels", "none"] = "labels"
-    """are the labels of the transformations given, or inferred"""
-    initial: float = 1.0
-    """weight of bound (B)'s KL"""
-    marginal: float = 0.1
-    """weight of bound (A)'s KL beside it, to keep the flows from folding"""
-    frames: int = 4
-    """frames of each sequence that are decoded in a step, drawn at random"""
-    dim: int = 16
-    """size of the latent"""
-    networks: Literal["small", "paper"] = "small"
-    """small convolutional networks, or those of the paper, which had --dim 324"""
-    width: int = 32
-    """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     held_out: int | None = None
     """evaluate on this many held-out images only (all, if left out); for short runs"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("frames", 1), ("dim", 1), ("width", 1), ("held_out", 5), ("initial", 0), ("marginal", 0)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
-        if self.frames > STEPS + 1:
-            raise ValueError(f"--frames: got {self.frames}, expected at most {STEPS + 1}, the frames of a sequence")
+        train.Run.__post_init__(self)
+        models.Model.__post_init__(self)
+        if self.held_out is not None and self.held_out < 5:
+            raise ValueError(f"--held-out: got {self.held_out}, expected at least 5")
+
+
+PRESETS = {
+    "demo": Settings(),
+    "cpu": Settings(preset="cpu", data="mnist", out=Path("runs/mnist-cpu"), steps=7500, save_every=500),
+    "gpu": Settings(
+        preset="gpu",
+        data="mnist",
+        out=Path("runs/mnist-gpu"),
+        width=128,
+        dim=32,
+        frames=None,
+        batch=512,
+        steps=15_000,
+        precision="bf16",
+        save_every=1000,
+    ),
+    "paper": Settings(
+        preset="paper",
+        data="mnist",
+        out=Path("runs/mnist-paper"),
+        networks="paper",
+        dim=324,
+        bounded=True,
+        frames=None,
+        initial=0.0,
+        marginal=1.0,
+        log_det="hutchinson",
+        batch=128,
+        steps=90_000,
+        learning_rate=1e-4,
+        decay=0.0,
+        schedule="constant",
+        save_every=1000,
+    ),
+}
+
+
+def settings_of(arguments: list[str]) -> Settings:
+    """The preset's settings, and what the command line changes."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", default="demo")
+    preset = chooser.parse_known_args(arguments)[0].preset
+    return tyro.cli(Settings, default=PRESETS.get(preset), args=arguments, description=__doc__)
 
 
 def main(settings: Settings) -> None:
-    """Load first, so that bad data stops the run before any file is touched."""
+    fabric = train.start(settings)
+    # Load and build first, so that bad data and settings stop the run before any file is touched.
     training, held_out = digits() if settings.data == "digits" else mnist()
-    held_out = held_out[: settings.held_out]
-    torch.set_num_threads(settings.threads)
-    shared = dataclasses.asdict(settings)
-    for name in (
-        "out",
-        "resume",
-        "overwrite",
-        "threads",
-        "save_every",
-        "held_out",
-    ):  # these may differ when a run is resumed
-        del shared[name]
-    prepare(settings, shared)
+    training, held_out = training.to(fabric.device), held_out[: settings.held_out].to(fabric.device)
     torch.manual_seed(settings.seed)
-    model = build(settings, training.shape[-1])
-    training = training.to(settings.device)
+    num = len(TRANSFORMATIONS)
+    model = models.build(settings, 3, training.shape[-1], num, STEPS)
+    train.claim(fabric, settings)
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(training), (settings.batch,), generator=generator, device=training.device)
-        k = torch.arange(settings.batch, device=training.device) % len(TRANSFORMATIONS)
-        return render(training[chosen], levels_of(k, STEPS)), k
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        chosen, first = torch.randint(len(training), (count,)), torch.randint(num, ())
+        k = ((torch.arange(count) + first) % num).to(training.device)  # as many of each as possible
+        return render(training[chosen.to(training.device)], levels_of(k, STEPS)), k
 
-    seconds = train(model, draw, settings)
-    results = evaluate(model.cpu(), held_out, STEPS)
-    index = results["selection"]["potential_of"] if "selection" in results else list(range(len(TRANSFORMATIONS)))
-    evolution_figure(model, held_out, STEPS, index, settings.out / "figure.png")
-    write({"example": "mnist", "settings": shared, "seconds": seconds, **results}, settings.out / "results.json")
+    seconds = train.train(fabric, model, draw, settings)
+    if not fabric.is_global_zero:
+        return
+    results = evaluate(model, held_out, STEPS)
+    index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
+    found = rows(model, held_out, STEPS, index, each=6)
+    picture(found, settings.out / "figure.png")
+    animation(found, settings.out / "evolution.webp")
+    write({"example": "mnist", "settings": settings.noted(), "seconds": seconds, **results}, settings.out)
     show(results)
     print(
-        f"trained {settings.steps} steps in {seconds:.0f} s; wrote {settings.out}/results.json and {settings.out}/figure.png"
-    )
-
-
-def build(settings: Settings, side: int) -> FlowVAE:
-    """The model for images of this side."""
-    num, dim, width, stacked = len(TRANSFORMATIONS), settings.dim, settings.width, 3 * (STEPS + 1)
-    infer = settings.supervision == "none"
-    if settings.networks == "paper":
-        encoder, decoder = paper_encoder(3, side, dim), paper_decoder(dim, 3, side)
-        classifier = paper_classifier(stacked, side, num, dim) if infer else None
-    else:
-        encoder, decoder = small_encoder(3, side, 2 * dim, width), small_decoder(dim, 3, side, width)
-        classifier = small_encoder(stacked, side, num, width) if infer else None
-    return FlowVAE(
-        encoder,
-        decoder,
-        dim,
-        num,
-        classifier,
-        initial=settings.initial,
-        marginal=settings.marginal,
-        frames=settings.frames,
+        f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png, evolution.webp to {settings.out}"
     )
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Settings, description=__doc__))
+        main(settings_of(sys.argv[1:]))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import Literal
+
 import torch
+from networks import SpriteDecoder, paper_classifier, paper_decoder, paper_encoder, small_decoder, small_encoder
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional as F
@@ -12,12 +17,107 @@ from latentflow import (
     FlowPosterior,
     GumbelSelector,
     HJConstraint,
-    LatentPath,
     NegativeForce,
     Potential,
     categorical_kl,
     flow_kl,
 )
+
+FORCE_PRICE = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained, and on which terms."""
+
+    supervision: Literal["labels", "none"] = "labels"
+    """are the labels of the transformations given, or inferred"""
+    dim: int = 16
+    """size of the latent"""
+    networks: Literal["sprite", "small", "paper"] = "sprite"
+    """small, with a decoder that draws, places and colours; plainly small; or those of the paper, which had --dim 324"""
+    width: int = 32
+    """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
+    hidden: int | None = None
+    """width of the potentials and forces; as the latent, if left out"""
+    bounded: bool = False
+    """potentials and forces end in the paper's tanh"""
+    frames: int | None = 4
+    """frames of each sequence that are decoded in a step, drawn at random; None decodes all"""
+    initial: float = 1.0
+    """weight of bound (B)'s KL"""
+    marginal: float = 0.1
+    """weight of bound (A)'s KL beside it, to keep the flows from folding"""
+    log_det: Literal["exact", "hutchinson", "laplacian", "none"] = "exact"
+    """log-determinants of bound (A) in training, none for --marginal 0; evaluation is always exact"""
+    constraint: float = 1.0
+    """weight of the Hamilton-Jacobi constraint"""
+    force: Literal["free", "penalised", "none"] = "free"
+    """the external force: learned, learned at a price, or 0"""
+    initial_term: float = 1.0
+    """weight of the squared gradient at time 0 in the constraint"""
+    times: Literal["grid", "uniform"] = "grid"
+    """where the constraint is looked at: at integer times, or at random ones between them"""
+    label: Literal["end", "start"] = "end"
+    """the time of a step that its potential is told"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("frames", 1),
+            ("dim", 1),
+            ("width", 1),
+            ("hidden", 1),
+            ("initial", 0),
+            ("marginal", 0),
+            ("constraint", 0),
+            ("initial_term", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
+        if self.log_det == "none" and self.marginal > 0:
+            raise ValueError(
+                f"--log-det: got none with --marginal {self.marginal}, expected exact; bound (A) needs log-determinants"
+            )
+
+
+def build(settings: Model, channels: int, side: int, num: int, steps: int) -> FlowVAE:
+    """The model for sequences of steps + 1 frames (channels, side, side) and this number of transformations."""
+    if settings.frames is not None and settings.frames > steps + 1:
+        raise ValueError(
+            f"--frames: got {settings.frames}, expected at most {steps + 1}, the frames of a sequence; None decodes all"
+        )
+    dim, width, stacked = settings.dim, settings.width, channels * (steps + 1)
+    infer = settings.supervision == "none"
+    if settings.networks == "paper":
+        encoder, decoder = paper_encoder(channels, side, dim), paper_decoder(dim, channels, side)
+        classifier = paper_classifier(stacked, side, num, dim) if infer else None
+    else:
+        of_parts = SpriteDecoder if settings.networks == "sprite" else small_decoder
+        encoder, decoder = small_encoder(channels, side, 2 * dim, width), of_parts(dim, channels, side, width)
+        classifier = small_encoder(stacked, side, num, width) if infer else None
+    potential = Potential(dim, num, settings.hidden, bounded=settings.bounded)
+    force = None if settings.force == "none" else NegativeForce(dim, num, settings.hidden, bounded=settings.bounded)
+    return FlowVAE(
+        encoder,
+        decoder,
+        FlowPosterior(potential, None if settings.log_det == "none" else settings.log_det, label=settings.label),
+        HJConstraint(
+            potential,
+            force,
+            force_penalty=FORCE_PRICE if settings.force == "penalised" else 0.0,
+            initial_weight=settings.initial_term,
+            times=settings.times,
+            label=settings.label,
+        ),
+        DiffusionPrior(num),
+        # Faster than the paper's rate of 3e-5, which was made for 90,000 steps.
+        None if classifier is None else GumbelSelector(classifier, num, rate=1e-3),
+        initial=settings.initial,
+        marginal=settings.marginal,
+        constraint=settings.constraint,
+        frames=settings.frames,
+    )
 
 
 class FlowVAE(nn.Module):
@@ -26,45 +126,39 @@ class FlowVAE(nn.Module):
     Args:
         encoder: images (N, C, H, W) -> mean and log-variance (N, 2 dim).
         decoder: latents (N, dim) -> logits (N, C, H, W).
-        dim, num: d and K.
-        classifier: frames stacked on channels, (B, (T+1) C, H, W) -> (B, K); given when labels are not.
+        flow, hj, prior: flow and hj share one potential.
+        selector: given when labels are not; takes the frames stacked on channels, (B, (T+1) C, H, W).
         initial, marginal: weights of the KL terms of bounds (B) and (A), see `flow_kl`. (B) alone trains to the lowest errors,
             but nothing keeps its flows from folding. The log-determinants of (A) rise without limit towards a fold, so a tenth
             of it makes folds rarer at no visible cost; it does not exclude them, since a step may jump across.
+        constraint: weight of the Hamilton-Jacobi constraint.
         frames: how many frames of each sequence are decoded in a training step, drawn anew each time and weighted so that
             the loss keeps its mean; None decodes all. The decoder takes most of the time of a step.
-        log_det, hidden, bounded: of the flow and its potential.
-        balance: weight of the KL of the selection, averaged over the batch, to the uniform prior. Without it all sequences
-            soon choose the potential that happened to learn first, and the others never learn.
-        gumbel_rate: how fast the selector's temperature falls with the iterations.
+        balance: weight of the KL from the uniform prior to the selection, averaged over the batch. Without it all sequences
+            soon choose the potential that happened to learn first, and the others never learn. In this direction the KL
+            grows without limit as a potential goes out of use, and its gradient does not fade with the choices growing sure.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        dim: int,
-        num: int,
-        classifier: nn.Module | None = None,
+        flow: FlowPosterior,
+        hj: HJConstraint,
+        prior: nn.Module,
+        selector: GumbelSelector | None = None,
         *,
         initial: float = 1.0,
         marginal: float = 0.1,
+        constraint: float = 1.0,
         frames: int | None = None,
-        log_det: str | None = "exact",
-        hidden: int | None = None,
-        bounded: bool = False,
         balance: float = 300.0,
-        gumbel_rate: float = 1e-3,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.initial, self.marginal = initial, marginal
+        self.flow, self.hj, self.prior, self.selector = flow, hj, prior, selector
+        self.initial, self.marginal, self.constraint = initial, marginal, constraint
         self.frames, self.balance = frames, balance
-        potential = Potential(dim, num, hidden, bounded=bounded)
-        self.flow = FlowPosterior(potential, log_det)
-        self.hj = HJConstraint(potential, NegativeForce(dim, num, hidden, bounded=bounded))
-        self.prior = DiffusionPrior(num)
-        self.selector = None if classifier is None else GumbelSelector(classifier, num, rate=gumbel_rate)
 
     def posterior(self, images: Tensor) -> Independent:
         """q(z_0 | x_0) of images (B, C, H, W)."""
@@ -77,41 +171,38 @@ class FlowVAE(nn.Module):
         logits = self.decoder(z.flatten(0, 1)).to(z.dtype)
         return logits.view(*z.shape[:2], *logits.shape[1:])
 
-    def select(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def select(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One-hot weights (B, K) and logits (B, K), inferred from the whole sequence."""
         assert self.selector is not None
-        return self.selector(x.flatten(1, 2), generator=generator)
+        return self.selector(x.flatten(1, 2))
 
-    def reconstruction(self, z: Tensor, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def reconstruction(self, z: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) of a Bernoulli decoder, summed over pixels and frames, mean over the batch; in nats."""
         weight = 1.0
         if self.training and self.frames is not None and self.frames < x.shape[1]:
             weight = x.shape[1] / self.frames
-            order = torch.rand(x.shape[:2], generator=generator, device=x.device).argsort(1)[:, : self.frames]
+            order = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, : self.frames]
             rows = torch.arange(len(x), device=x.device)[:, None]
             z, x = z[rows, order], x[rows, order]
         loss = F.binary_cross_entropy_with_logits(self.decode(z), x, reduction="sum")
         return weight * loss / len(x)
 
-    def forward(
-        self, x: Tensor, k: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[dict[str, Tensor], LatentPath]:
-        """The terms of the loss by name, each a mean over the batch of x (B, T+1, C, H, W); and the path."""
+    def forward(self, x: Tensor, k: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms of the loss by name, each a mean over the batch x (B, T+1, C, H, W); and what else is worth a log."""
         q0, steps = self.posterior(x[:, 0]), x.shape[1] - 1
         terms = {}
         if self.selector is None:
-            path = self.flow(q0, k, steps=steps, generator=generator)
+            path = self.flow(q0, k, steps=steps)
         else:
-            weights, logits = self.select(x, generator)
-            path = self.flow(q0, weights=weights, steps=steps, generator=generator)
+            weights, logits = self.select(x)
+            path = self.flow(q0, weights=weights, steps=steps)
             terms["selection"] = categorical_kl(logits).mean()
-            log_share = logits.log_softmax(-1).logsumexp(
-                0, keepdim=True
-            )  # of each potential in the batch, unnormalised
-            terms["balance"] = self.balance * categorical_kl(log_share).squeeze(0)
-        terms["reconstruction"] = self.reconstruction(path.z, x, generator)
+            log_share = logits.log_softmax(-1).logsumexp(0) - math.log(len(x))  # of each potential in the batch
+            terms["balance"] = -self.balance * (log_share.mean() + math.log(len(log_share)))
+        terms["reconstruction"] = self.reconstruction(path.z, x)
         terms["kl"] = self.initial * flow_kl(path, self.prior, bound="initial").mean()
         if self.marginal > 0:
             terms["marginal_kl"] = self.marginal * flow_kl(path, self.prior).mean()
-        terms["hamilton_jacobi"] = self.hj(path).mean()
-        return terms, path
+        if self.constraint > 0:
+            terms["hamilton_jacobi"] = self.constraint * self.hj(path).mean()
+        return terms, {} if path.folds is None else {"folds": path.folds.float().mean()}

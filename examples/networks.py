@@ -39,6 +39,39 @@ def small_decoder(dim: int, channels: int, side: int, width: int = 32) -> nn.Seq
     )
 
 
+class SpriteDecoder(nn.Module):
+    """Latents (N, dim) -> logits (N, channels, side, side) of one thing in one colour: a canvas, placed by an affine map.
+
+    Each part has latents of its own. What moves or colours one picture moves and colours another alike, so flows that were
+    learned one at a time compose; a decoder without parts has to guess what two of them look like together. It does not know
+    how anything moves: that is what the flows learn.
+    """
+
+    POSE, COLOUR = 4, 3  # latents of the map and of the colour; the canvas has the others
+
+    def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        if dim <= self.POSE + self.COLOUR:
+            raise ValueError(
+                f"--dim: got {dim} with sprite networks, expected at least {self.POSE + self.COLOUR + 1}; "
+                "a place and a colour take seven"
+            )
+        self.canvas = small_decoder(dim - self.POSE - self.COLOUR, 1, side, width)
+        self.frame = nn.Linear(self.POSE, 6, bias=False)
+        self.palette = nn.Sequential(nn.Linear(self.COLOUR, width), nn.ReLU(), nn.Linear(width, channels))
+
+    def forward(self, z: Tensor) -> Tensor:
+        colour, pose, content = z.split((self.COLOUR, self.POSE, z.shape[1] - self.COLOUR - self.POSE), 1)
+        # The exponential of a generator: turns and sizes multiply where latents add up, and 0 is the identity.
+        generator = F.pad(self.frame(pose.float()).view(-1, 2, 3), (0, 0, 0, 1))
+        canvas = self.canvas(content)
+        grid = F.affine_grid(torch.matrix_exp(generator)[:, :2], list(canvas.shape), align_corners=False)
+        canvas = F.grid_sample(canvas.float(), grid, padding_mode="border", align_corners=False)
+        # A pixel is lit in a channel where the canvas is lit and the colour has it: p = p_1 p_2, in logits.
+        unlit, lacks = torch.broadcast_tensors(-canvas, -self.palette(colour)[..., None, None])
+        return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)
+
+
 def paper_encoder(channels: int, side: int, dim: int) -> nn.Sequential:
     """Images (N, channels, side, side) -> mean and log-variance (N, 2 dim); the latent sets the width of all layers."""
     return _five_convolutions(channels, side, dim, 2 * dim).append(nn.Linear(2 * dim, 2 * dim))

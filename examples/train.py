@@ -1,275 +1,220 @@
-"""The one training loop: draw a batch, sum the terms of the loss, step; with progress, a log, checkpoints and resume.
+"""The one training loop: draw a batch, sum the terms of the loss, step; on any number of devices, and resumable.
 
-Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits. What is to be logged stays on the
-device and is read in one go, once in `READ_EVERY` steps.
+Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits. All that is random in a step is
+drawn from a state made of (seed, step, share of the batch) and of nothing else. So a resumed run repeats the steps of an
+uninterrupted one, and a batch gives the same gradients whether its shares are taken by several processes or one after another.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import json
-import math
-import os
-import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import checkpoints
+import numpy as np
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from models import FlowVAE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_model, save_model
-from torch import Tensor
+from progress import READ_EVERY, Report
+from torch import Tensor, nn
 
 from latentflow import validate_values
 
-READ_EVERY = 25
-Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # generator -> frames (B, T+1, C, H, W), labels (B,)
+Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of sequences -> frames (B, T+1, C, H, W), labels (B,)
+PRECISION: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How long and how fast to train, and where the results go."""
+    """How long and how fast to train, on what, and where the results go."""
 
     out: Path = Path("runs/mnist")
-    """folder for checkpoints, log.csv, results.json and figure.png"""
+    """folder for checkpoints, logs, results.json and figures"""
     steps: int = 1800
     """training steps"""
     batch: int = 64
-    """sequences in a batch"""
+    """sequences in a step, over all devices"""
     learning_rate: float = 3e-3
-    """peak of a one-cycle schedule of Adam"""
+    """of Adam; the peak, where it changes"""
+    decay: float = 0.5
+    """weight decay of the potentials (AdamW's): what a flow has no use for fades, so that others may use it"""
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    """of the learning rate"""
     seed: int = 0
     """of the weights, the batches and all samples"""
     save_every: int = 250
     """steps between checkpoints"""
     precision: Literal["float32", "bf16"] = "float32"
     """of encoder, decoder and classifier; the flow is always in float32"""
-    device: str = "cpu"
-    """where to train, for example cuda; evaluation is on the CPU"""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where to train and to evaluate"""
+    devices: int = 1
+    """processes on each machine, one on each device"""
+    nodes: int = 1
+    """machines; start the same command on each with torchrun"""
+    accumulate: int = 1
+    """parts of a batch that are taken one after another, to save memory"""
     threads: int = 2
-    """CPU threads"""
+    """CPU threads of each process"""
     resume: bool = False
     """go on from the last checkpoint in OUT"""
     overwrite: bool = False
     """start again although OUT holds a run"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every", "threads"):
+        for name in ("steps", "batch", "save_every", "threads", "devices", "nodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate: got {self.learning_rate}, expected a positive number")
-        try:
-            torch.empty((), device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            said = str(error).splitlines()[0]
-            raise ValueError(f"--device: got {self.device!r} ({said}), expected a device of this machine") from error
+        if not 0 <= self.decay < float("inf"):
+            raise ValueError(f"--decay: got {self.decay}, expected a number of at least 0")
+        if self.batch % self.shares != 0:
+            raise ValueError(
+                f"--batch: got {self.batch}, expected a multiple of {self.shares}, the devices of all nodes times --accumulate"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--resume, --overwrite: got both, expected at most one; they contradict each other")
 
+    @property
+    def shares(self) -> int:
+        """Into how many parts a batch is divided."""
+        return self.devices * self.nodes * self.accumulate
 
-def prepare(run: Run, settings: dict[str, Any]) -> None:
-    """Claim the folder of a run before anything in it is touched, and note the settings that a resumed run must share."""
-    noted, record = run.out / "settings.json", json.loads(json.dumps(settings, default=str))
-    if run.resume:
-        if not noted.is_file() or _last_checkpoint(run.out) is None:
-            raise ValueError(
-                f"--resume: got no checkpoint in {run.out}, expected one there; leave --resume out to start anew"
-            )
-        before = json.loads(noted.read_text())
-        changed = [
-            f"{name} {before.get(name)!r} -> {record[name]!r}" for name in record if before.get(name) != record[name]
-        ]
-        if changed:
-            raise ValueError(
-                f"--resume: got {', '.join(changed)}, expected the settings of the run; "
-                "give these again (its schedule was made for them), or start anew with --overwrite"
-            )
-        return
-    if noted.exists() and not run.overwrite:
-        raise ValueError(f"--out: got {run.out}, which holds a run; go on with --resume, start again with --overwrite")
-    shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
-    for stale in ("results.json", "figure.png", "log.csv"):  # or they would stand beside the settings of another run
-        (run.out / stale).unlink(missing_ok=True)
-    run.out.mkdir(parents=True, exist_ok=True)
-    noted.write_text(json.dumps(record, indent=2) + "\n")
+    def noted(self) -> dict[str, Any]:
+        """The settings that a resumed run must share: all but where and how it is watched."""
+        own = ("out", "save_every", "accelerator", "devices", "nodes", "accumulate", "threads", "resume", "overwrite")
+        return {"shares": self.shares} | {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
 
 
-def train(model: FlowVAE, draw: Draw, run: Run) -> float:
+def start(run: Run) -> Fabric:
+    """The devices, and the processes on them; each runs the rest of the script."""
+    torch.set_num_threads(run.threads)
+    # Not every term of the loss is always there, and a module without a term gets no gradient.
+    strategy: Any = DDPStrategy(find_unused_parameters=True) if run.devices * run.nodes > 1 else "auto"
+    try:
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy=strategy,
+            precision=PRECISION[run.precision],
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--accelerator, --devices: got {run.accelerator} and {run.devices} ({error}), expected what this machine has"
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+def claim(fabric: Fabric, run: Run) -> None:
+    """Make the folder this run's own, before anything in it is touched."""
+    checkpoints.check(run.out, run.noted(), run.resume, run.overwrite)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        checkpoints.claim(run.out, run.noted(), run.resume)
+    fabric.barrier()
+
+
+def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
     """Train in place and return the seconds that it took, those before a resume included."""
-    model.to(run.device).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, run.learning_rate, total_steps=run.steps, pct_start=0.1)
-    generator = torch.Generator(run.device).manual_seed(run.seed)
-    first, seconds = _restore(model, optimiser, schedule, generator, run) if run.resume else (0, 0.0)
-    began = time.monotonic() - seconds
+    wrapped, optimiser = fabric.setup(model.train(), optimiser_of(model, run))
+    schedule = _schedule(optimiser, run)
+    parts = {"optimiser": optimiser, "schedule": schedule}
+    state = checkpoints.restore(run.out, model, parts) if run.resume else {"step": 0, "seconds": 0.0}
+    first, began = state["step"], time.monotonic() - state["seconds"]
+    report = Report(run.out, first, run.steps, lambda x: fabric.all_reduce(x, reduce_op="mean"), fabric.is_global_zero)
     # On the CPU a look at values costs nothing and names what went wrong; elsewhere each would wait for the device.
-    with _Report(run, first) as report, validate_values(run.device == "cpu"):
+    with report, _signals() as received, validate_values(fabric.device.type == "cpu"):
         for step in range(first, run.steps):
-            x, k = draw(generator)
             if model.selector is not None:
                 model.selector.anneal(step)
-            terms = take_step(model, optimiser, x, k, generator, run.precision)
+            terms = take_step(fabric, wrapped, optimiser, draw, run, step)
             schedule.step()
             report(step + 1, terms)
-            if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+            stop = _any(fabric, received, step + 1)
+            if stop or (step + 1) % run.save_every == 0 or step + 1 == run.steps:
                 report.read()  # so that no checkpoint is made of a loss that is not finite
-                _save(model, optimiser, schedule, generator, step + 1, time.monotonic() - began, run.out)
+                if fabric.is_global_zero:
+                    spent = {"seconds": time.monotonic() - began}
+                    saved = {name: part.state_dict() for name, part in parts.items()}
+                    checkpoints.save(run.out, step + 1, model, saved | spent)
+            if stop and step + 1 < run.steps:
+                fabric.print(f"stopped after step {step + 1}, which is saved; go on with --resume")
+                sys.exit(128 + signal.SIGTERM)
     return time.monotonic() - began
 
 
+def optimiser_of(model: FlowVAE, run: Run) -> torch.optim.Optimizer:
+    """Adam, with decay of the potentials only: latents that one flow leaves alone are free for another."""
+    decayed = list(model.flow.potential.parameters())
+    others = [p for p in model.parameters() if all(p is not q for q in decayed)]
+    groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": run.decay}]
+    return torch.optim.AdamW(groups, lr=run.learning_rate, fused=True)
+
+
 def take_step(
-    model: FlowVAE,
-    optimiser: torch.optim.Optimizer,
-    x: Tensor,
-    k: Tensor,
-    generator: torch.Generator | None = None,
-    precision: str = "float32",
+    fabric: Fabric, model: nn.Module, optimiser: torch.optim.Optimizer, draw: Draw, run: Run, step: int
 ) -> dict[str, Tensor]:
-    """One step on frames x (B, T+1, C, H, W) with labels k (B,); the terms of the loss, and how many steps folded.
+    """One step of a model set up by Fabric; the terms of the loss, and what else the model noted.
 
     Reads no value and has the same shapes every time, as a CUDA graph needs it.
     """
     optimiser.zero_grad(set_to_none=True)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        terms, path = model(x, k, generator)
-    torch.stack(list(terms.values())).sum().backward()
+    parts = []
+    for part in range(run.accumulate):
+        share = fabric.global_rank * run.accumulate + part
+        torch.manual_seed(_mixed(run.seed, step, share))
+        x, k = draw(run.batch // run.shares)
+        with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate):
+            terms, noted = model(x, k)
+            fabric.backward(torch.stack(list(terms.values())).sum() / run.accumulate)
+        parts.append({name: value.detach() for name, value in (terms | noted).items()})
     optimiser.step()
-    noted = {name: term.detach() for name, term in terms.items()}
-    return noted if path.folds is None else {**noted, "folds": path.folds.sum()}
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
 
-class _Report:
-    """Losses by name, rate and time left: a live bar on a terminal, a line now and then elsewhere, and always log.csv.
-
-    Rows wait on the device until they are read, all in one transfer.
-    """
-
-    def __init__(self, run: Run, first: int) -> None:
-        self.run, self.first, self.console = run, first, Console()
-        self.every = max(1, run.steps // 20)
-        self.waiting: dict[int, dict[str, Tensor]] = {}  # by step
-
-    def __enter__(self) -> _Report:
-        self.bar = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f} steps/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.bar.start()
-        self.task = self.bar.add_task("", total=self.run.steps, completed=self.first, rate=0.0, losses="")
-        self.file = (self.run.out / "log.csv").open("a" if self.first else "w", newline="")
-        self.began = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.read()
-        finally:
-            self.bar.stop()
-            self.file.close()
-
-    def __call__(self, step: int, terms: dict[str, Tensor]) -> None:
-        self.waiting[step] = terms
-        line = step == self.first + 1 or step % self.every == 0 or step == self.run.steps
-        if not line and step % READ_EVERY != 0:
-            return
-        rate, values = (step - self.first) / (time.monotonic() - self.began), self.read()
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.bar.update(self.task, completed=step, rate=rate, losses=losses)
-        if self.bar.disable and line:
-            left = (self.run.steps - step) / rate
-            print(f"{step:>6}/{self.run.steps}  {rate:.1f} steps/s  {left:.0f} s left  {losses}", flush=True)
-
-    def read(self) -> dict[str, float]:
-        """Write what waits to log.csv, and return the last of it."""
-        waiting, self.waiting, values = self.waiting, {}, {}
-        if not waiting:
-            return values
-        rows = torch.stack([torch.stack(list(terms.values())) for terms in waiting.values()]).tolist()
-        for (step, terms), row in zip(waiting.items(), rows, strict=True):
-            values = dict(zip(terms, row, strict=True))
-            if not all(map(math.isfinite, row)):
-                raise ValueError(f"loss: got {values} at step {step}, expected finite terms; lower --learning-rate")
-            writer = csv.DictWriter(self.file, {"step": step, **values})
-            if step == 1:
-                writer.writeheader()
-            writer.writerow({"step": step, **values})
-        return values
+def _mixed(*numbers: int) -> int:
+    """A seed made of several numbers, such that neighbours have nothing in common."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _save(
-    model: FlowVAE,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-    step: int,
-    seconds: float,
-    out: Path,
-) -> None:
-    """Write a checkpoint beside the last one, rename it into place, and only then drop the last one."""
-    folder = out / "checkpoints"
-    partial = folder / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(model, str(partial / "model.safetensors"))
-    state = {
-        "step": step,
-        "seconds": seconds,
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-        "generator": generator.get_state(),
-        "global_generator": torch.get_rng_state(),
-    }
-    torch.save(state, partial / "state.pt")
-    target = folder / f"{step:08d}"
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for old in folder.glob("[0-9]*"):
-        if old != target:
-            shutil.rmtree(old)
+def _schedule(optimiser: torch.optim.Optimizer, run: Run) -> torch.optim.lr_scheduler.LRScheduler:
+    if run.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    # A tenth, but never exactly one step: OneCycleLR would divide by zero.
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, run.learning_rate, total_steps=run.steps, pct_start=0.101)
 
 
-def _restore(
-    model: FlowVAE,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-    run: Run,
-) -> tuple[int, float]:
-    """Load the last checkpoint; return its step and the seconds spent until then."""
-    folder = _last_checkpoint(run.out)
-    assert folder is not None, "prepare() has found one"
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """What asked for a stop, SIGTERM or Ctrl-C, to be heeded between two steps; a second one acts at once."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
     try:
-        load_model(model, str(folder / "model.safetensors"))
-        state = torch.load(folder / "state.pt", weights_only=True)
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["global_generator"])
-    except Exception as error:
-        raise ValueError(
-            f"{folder}: got {error}, expected a whole checkpoint of this model; start again with --overwrite"
-        ) from error
-    _trim_log(run.out / "log.csv", state["step"])
-    return state["step"], state["seconds"]
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _trim_log(log: Path, step: int) -> None:
-    """Drop the rows of steps after the checkpoint: they will be taken again."""
-    if log.is_file():
-        log.write_text("".join(log.read_text().splitlines(keepends=True)[: step + 1]))
-
-
-def _last_checkpoint(out: Path) -> Path | None:
-    return max((out / "checkpoints").glob("[0-9]*"), default=None)
+def _any(fabric: Fabric, received: list[int], step: int) -> bool:
+    """Has any process been asked to stop? Asking the others makes them wait, so it is done now and then."""
+    if fabric.world_size > 1 and step % READ_EVERY != 0:
+        return False
+    return fabric.strategy.reduce_boolean_decision(bool(received), all=False)

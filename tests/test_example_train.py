@@ -1,32 +1,60 @@
-"""One training step of the examples: it reads no value, decodes once, and says later what went wrong, but says it."""
+"""The training loop: what a step does and does not do, how its batch may be divided, and every way in which a run can end."""
 
 import csv
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import mnist as example
+import models
 import pytest
 import torch
 import train as loop
 from data.transformations import levels_of, render
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from models import FlowVAE
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentflow import validate_values
 
-SHORT = example.Settings(steps=6, batch=6, threads=1)
-MODELS = [{}, {"supervision": "none"}, {"networks": "paper"}]
+SHORT = example.Settings(steps=6, batch=6, threads=1, accelerator="cpu", held_out=6)
+MODELS: list[dict[str, Any]] = [{}, {"supervision": "none"}, {"networks": "paper"}]
+SCRIPT = [sys.executable, str(Path(example.__file__)), "--held-out", "6", "--threads", "1", "--accelerator", "cpu"]
 
 
-def ready(**changes: Any) -> tuple[FlowVAE, torch.optim.Optimizer]:
-    model = example.build(example.Settings(**changes), 16).train()
-    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+def ready(precision: str = "float32", **changes: Any) -> tuple[Fabric, FlowVAE, Any, torch.optim.Optimizer]:
+    """Fabric, the model, the model as it wrapped it, and the optimiser."""
+    torch.manual_seed(0)
+    run = dataclasses.replace(SHORT, precision=precision, **changes)
+    fabric = loop.start(run)
+    model = models.build(run, 3, 16, 3, 8).train()
+    wrapped, optimiser = fabric.setup(model, loop.optimiser_of(model, run))
+    return fabric, model, wrapped, optimiser
 
 
-def batch() -> tuple[Tensor, Tensor]:
-    k = torch.arange(6) % 3
-    return render(torch.rand(6, 16, 16), levels_of(k, 8)), k
+def draw(count: int) -> tuple[Tensor, Tensor]:
+    k = torch.arange(count) % 3
+    return render(torch.rand(count, 16, 16), levels_of(k, 8)), k
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    folder = checkpoints.last(out)
+    assert folder is not None
+    return load_file(folder / "model.safetensors")
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "log.csv").read_text().splitlines()))
 
 
 class NoValues(TorchDispatchMode):
@@ -48,21 +76,20 @@ class NoValues(TorchDispatchMode):
 def test_a_step_reads_no_value(changes: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On the CPU, and only there, one_hot looks at its labels.
     monkeypatch.setattr("torch.nn.functional.one_hot", lambda k, num: (k[..., None] == torch.arange(num)).long())
-    model, optimiser = ready(**changes)
-    generator = torch.Generator().manual_seed(0)
+    fabric, _, wrapped, optimiser = ready(precision, **changes)
     with validate_values(False):
-        loop.take_step(model, optimiser, *batch(), generator, precision)
+        loop.take_step(fabric, wrapped, optimiser, draw, SHORT, 0)
         with NoValues():
-            noted = loop.take_step(model, optimiser, *batch(), generator, precision)
+            noted = loop.take_step(fabric, wrapped, optimiser, draw, SHORT, 1)
     assert all(value.isfinite() for value in noted.values())
 
 
 @pytest.mark.parametrize("changes", MODELS)
 def test_a_step_decodes_once(changes: dict[str, Any]) -> None:
-    model, optimiser = ready(**changes)
+    fabric, model, wrapped, optimiser = ready(**changes)
     seen = []
     model.decoder.register_forward_hook(lambda _, inputs, logits: seen.append(len(logits)))
-    loop.take_step(model, optimiser, *batch())
+    loop.take_step(fabric, wrapped, optimiser, draw, SHORT, 0)
     assert seen == [6 * (model.frames or 9)]
 
 
@@ -70,12 +97,11 @@ def test_a_step_decodes_once(changes: dict[str, Any]) -> None:
 def test_half_precision_stays_in_the_networks(changes: dict[str, Any]) -> None:
     terms, seen = {}, []
     for precision in ("float32", "bf16"):
-        torch.manual_seed(0)
-        model, optimiser = ready(**changes)
+        fabric, model, wrapped, optimiser = ready(precision, **changes)
         hook = lambda _, inputs, output: seen.append(output.dtype)  # noqa: E731
         for module in (model.encoder, model.decoder, *([] if model.selector is None else [model.selector.classifier])):
             module.register_forward_hook(hook)
-        terms[precision] = loop.take_step(model, optimiser, *batch(), torch.Generator().manual_seed(0), precision)
+        terms[precision] = loop.take_step(fabric, wrapped, optimiser, draw, SHORT, 0)
         assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
     half = len(seen) // 2
     assert set(seen[:half]) == {torch.float32}
@@ -85,21 +111,128 @@ def test_half_precision_stays_in_the_networks(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(terms["bf16"][name], value, rtol=0.02, atol=0.05)
 
 
-def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
-    model, _ = ready()
+@pytest.mark.parametrize("changes", MODELS)
+def test_a_batch_in_parts_has_the_mean_of_their_gradients(changes: dict[str, Any]) -> None:
+    """Each part is what a process of its own would take: the same random numbers, a loss that is a mean."""
+    run = dataclasses.replace(SHORT, accumulate=2, **changes)
+    fabric, model, wrapped, optimiser = ready(**changes)
+    loop.take_step(fabric, wrapped, optimiser, draw, run, 0)
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    _, model, _, _ = ready(**changes)
+    for part in range(2):
+        torch.manual_seed(loop._mixed(run.seed, 0, part))
+        terms, _ = model(*draw(3))
+        (sum(terms.values()) / 2).backward()
+    assert sum(gradient.abs().sum() for gradient in found) > 0
+    for gradient, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20, unique=True)
+)
+def test_no_two_parts_of_any_step_share_their_random_numbers(numbers: list[tuple[int, int, int]]) -> None:
+    assert len({loop._mixed(*each) for each in numbers}) == len(numbers)
+
+
+@pytest.mark.parametrize("supervision", ["labels", "none"])
+def test_two_processes_train_as_one(supervision: str, tmp_path: Path) -> None:
+    """On gloo; the sums of two halves are rounded differently, and by no more than that."""
+    options = ["--steps", "3", "--batch", "12", "--supervision", supervision]
+    for name, division in (("one", ("--accumulate", "2")), ("two", ("--devices", "2"))):
+        said = subprocess.run(
+            [*SCRIPT, *options, *division, "--out", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        assert said.returncode == 0, said.stderr
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    start = models.build(dataclasses.replace(SHORT, supervision=supervision), 3, 16, 3, 8).state_dict()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(value, start[name]) for name, value in one.items())
+    logs = [rows(tmp_path / name) for name in ("one", "two")]
+    for a, b in zip(*logs, strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx(
+            {k: float(v) for k, v in b.items()}, rel=1e-4, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("supervision", ["labels", "none"])
+def test_killed_at_any_step_and_resumed_it_is_the_uninterrupted_run(supervision: str, tmp_path: Path) -> None:
+    """SIGKILL, whenever the process happens to be; the final weights, the log and the results are the same bit for bit."""
+    options = [*SCRIPT, "--steps", "40", "--batch", "6", "--save-every", "3", "--supervision", supervision, "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert subprocess.run([*options, str(whole)], capture_output=True).returncode == 0
+    process = subprocess.Popen([*options, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while checkpoints.last(cut) is None:
+        assert process.poll() is None, "it ended before it saved anything"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / "results.json").exists()
+    said = subprocess.run([*options, str(cut), "--resume"], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    one, two = weights(whole), weights(cut)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert (whole / "log.csv").read_text() == (cut / "log.csv").read_text()
+    if supervision == "none":
+        assert two["selector.temperature"] < 1
+    errors = [re.sub(r'"seconds": .*', "", (out / "results.json").read_text()) for out in (whole, cut)]
+    assert errors[0] == errors[1]
+    assert not list(cut.glob("checkpoints/.partial-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_first(number: signal.Signals, tmp_path: Path) -> None:
+    run = dataclasses.replace(SHORT, out=tmp_path, steps=9, save_every=9)
+    fabric, model, _, _ = ready()
     drawn = 0
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw_and_be_stopped(count: int) -> tuple[Tensor, Tensor]:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 4:
+            os.kill(os.getpid(), number)
+        return draw(count)
+
+    loop.claim(fabric, run)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        loop.train(fabric, model, draw_and_be_stopped, run)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(number) is before
+    folder = checkpoints.last(tmp_path)
+    assert folder is not None
+    assert folder.name == f"{4:08d}"
+    assert drawn == 4
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
+    fabric, model, _, _ = ready()
+    drawn = 0
+
+    def spoil(count: int) -> tuple[Tensor, Tensor]:
         nonlocal drawn
         drawn += 1
         if drawn == 3:
             torch.nn.init.constant_(model.decoder[-1].bias, float("inf"))
-        return batch()
+        return draw(count)
 
-    run = loop.Run(out=tmp_path, steps=6, batch=6, save_every=6, threads=1)
-    loop.prepare(run, {})
+    run = dataclasses.replace(SHORT, out=tmp_path, save_every=6)
+    loop.claim(fabric, run)
     with pytest.raises(ValueError, match=r"loss: got .* at step 3, expected finite terms; lower --learning-rate"):
-        loop.train(model, draw, run)
-    with (tmp_path / "log.csv").open() as log:
-        assert [row["step"] for row in csv.DictReader(log)] == ["1", "2"]
+        loop.train(fabric, model, spoil, run)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2"]
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20])
+def test_a_run_may_be_of_any_length(steps: int, tmp_path: Path) -> None:
+    run = dataclasses.replace(SHORT, out=tmp_path, steps=steps, batch=3)
+    fabric, model, _, _ = ready()
+    loop.claim(fabric, run)
+    loop.train(fabric, model, draw, run)
+    assert len(rows(tmp_path)) == steps

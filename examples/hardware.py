@@ -1,0 +1,55 @@
+"""What results say of the machine and the source they were made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TELLING = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # what decides the speed of a product
+
+
+def hardware() -> dict[str, Any]:
+    """What a reader needs to judge absolute times; ratios of one run need less."""
+    model, flags = _processor()
+    return {
+        "machine": platform.machine(),
+        "processor": model,
+        "instructions": [flag for flag in TELLING if flag in flags],
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> tuple[str, set[str]]:
+    """Name and instruction sets, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor(), set()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", "") or fields.get("Features", "")
+    return fields.get("model name", platform.processor()), set(flags.split())
+
+
+def _commit() -> str | None:
+    """The commit that was measured, marked if files had changed since."""
+    try:
+        told = subprocess.run(
+            ("git", "describe", "--always", "--dirty"),
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()

@@ -1,0 +1,107 @@
+"""What a run shows while it trains: losses by name, rate and time left; log.csv and TensorBoard for later."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+READ_EVERY = 25
+
+
+class Report:
+    """A live bar on a terminal, a line now and then elsewhere, and always a row of log.csv for each step.
+
+    Rows wait on the device until they are read, all in one transfer, once in `READ_EVERY` steps.
+
+    Args:
+        out: folder of the run.
+        first, steps: the steps taken already, and those to take in all.
+        mean: over the processes that train together.
+        writes: is this the process that shows and writes.
+    """
+
+    def __init__(self, out: Path, first: int, steps: int, mean: Callable[[Tensor], Tensor], writes: bool) -> None:
+        self.out, self.first, self.steps, self.mean, self.writes = out, first, steps, mean, writes
+        self.every = max(1, steps // 20)
+        self.waiting: dict[int, dict[str, Tensor]] = {}  # by step
+
+    def __enter__(self) -> Report:
+        console = Console()
+        self.bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.1f} steps/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not (self.writes and console.is_terminal),
+        )
+        if self.writes:
+            _keep_rows(self.out / "log.csv", self.first)
+            self.file = (self.out / "log.csv").open("a", newline="")
+            self.board = SummaryWriter(self.out / "tensorboard", purge_step=self.first + 1)
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.steps, completed=self.first, rate=0.0, losses="")
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if self.writes:
+            self.file.close()
+            self.board.close()
+
+    def __call__(self, step: int, terms: dict[str, Tensor]) -> None:
+        self.waiting[step] = terms
+        line = step == self.first + 1 or step % self.every == 0 or step == self.steps
+        if not line and step % READ_EVERY != 0:
+            return
+        rate, values = (step - self.first) / (time.monotonic() - self.began), self.read()
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.bar.update(self.task, completed=step, rate=rate, losses=losses)
+        if self.writes and self.bar.disable and line:
+            left = (self.steps - step) / rate
+            print(f"{step:>6}/{self.steps}  {rate:.1f} steps/s  {left:.0f} s left  {losses}", flush=True)
+
+    def read(self) -> dict[str, float]:
+        """Write what waits, and return the last of it."""
+        waiting, self.waiting, values = self.waiting, {}, {}
+        if not waiting:
+            return values
+        rows = self.mean(torch.stack([torch.stack(list(terms.values())) for terms in waiting.values()])).tolist()
+        for (step, terms), row in zip(waiting.items(), rows, strict=True):
+            values = dict(zip(terms, row, strict=True))
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"loss: got {values} at step {step}, expected finite terms; lower --learning-rate")
+            if self.writes:
+                self._write(step, values)
+        if self.writes:
+            self.file.flush()  # before a checkpoint is made of it
+        return values
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        writer = csv.DictWriter(self.file, {"step": step, **values})
+        if step == 1:
+            writer.writeheader()
+        writer.writerow({"step": step, **values})
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+
+def _keep_rows(log: Path, steps: int) -> None:
+    """Drop the rows of steps after a checkpoint: they will be taken again."""
+    if log.is_file():
+        kept = log.with_name(f".{log.name}")
+        kept.write_text("".join(log.read_text().splitlines(keepends=True)[: steps + 1 if steps else 0]))
+        kept.replace(log)

@@ -1,0 +1,103 @@
+"""What a run found: tables on the terminal, results.json in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+from hardware import hardware
+from rich.console import Console
+from rich.table import Table
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the tables."""
+    console = Console()
+    table = _table(
+        "equivariance error on held-out images, summed over pixels and steps",
+        "transformation", "flow", "identity", "ratio", "autoencoded", "folds",
+    )  # fmt: skip
+    for name, row in results["transformations"].items():
+        table.add_row(name, *_cells(row), f"{row['autoencoded']:.1f}", f"{100 * row['folds']:.2f} %")
+    console.print(table)
+    console.print(
+        "identity: the error of standing still, a ratio below 1 beats it\n"
+        "autoencoded: each frame encoded and decoded by itself; the encoder has seen first frames only"
+    )
+    console.print(_compositions(results["compositions"]))
+    console.print(_elsewhere(results))
+    console.print(_transport(results["transport"]))
+    bounds = results["bounds"]
+    console.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
+    for name in ("marginal", "initial", "importance_weighted"):
+        console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
+    console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
+    if "selection" in results:
+        _selection(console, results["selection"], list(results["transformations"]))
+
+
+def _compositions(results: dict[str, Any]) -> Table:
+    table = _table("compositions, none of them trained", "composition", "flow", "running time", "identity", "ratio")
+    for name, row in results["restarted"].items():
+        running = results["running"][name]["error"]
+        table.add_row(
+            name,
+            f"{row['error']:.1f}",
+            f"{running:.1f}",
+            f"{row['identity']:.1f}",
+            f"{row['error'] / row['identity']:.3f}",
+        )
+    table.add_section()
+    for name, row in results["superposing"].items():
+        error, identity, ratio = _cells(row)
+        table.add_row(name, error, "", identity, ratio)
+    return table
+
+
+def _elsewhere(results: dict[str, Any]) -> Table:
+    table = _table("outside of what was trained", "", "flow", "identity", "ratio")
+    for name, row in results["extrapolation"].items():
+        table.add_row(f"{name}, further steps", *_cells(row))
+    for source, rows in results["out_of_distribution"].items():
+        table.add_section()
+        for name, row in rows.items():
+            table.add_row(f"{source}, {name}", *_cells(row))
+    return table
+
+
+def _transport(results: dict[str, Any]) -> Table:
+    table = _table(
+        "cost of the paths (squared distance in unit time), and residuals (root mean square)",
+        "transformation", "path", "straight", "optimal", "residual", "between steps", "force",
+    )  # fmt: skip
+    for name, row in results.items():
+        costs = (f"{row[cost]:.2f}" for cost in ("path", "straight", "optimal"))
+        sizes = (f"{row['residual'][where]:.3f}" for where in ("grid", "between", "force"))
+        table.add_row(name, *costs, *sizes)
+    return table
+
+
+def _selection(console: Console, selection: dict[str, Any], names: list[str]) -> None:
+    console.print(f"matched selection: {100 * selection['accuracy']:.2f} %")
+    table = _table("how often each transformation chose each potential", "", *map(str, range(len(names))))
+    for name, counts in zip(names, selection["confusion"], strict=True):
+        table.add_row(name, *map(str, counts))
+    console.print(table)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for column in others:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _cells(row: dict[str, float]) -> tuple[str, str, str]:
+    return f"{row['error']:.1f}", f"{row['identity']:.1f}", f"{row['error'] / row['identity']:.3f}"
+
+
+def write(results: dict[str, Any], out: Path) -> None:
+    """Write results.json with the hardware."""
+    checkpoints.write(out / "results.json", {**results, "hardware": hardware()})
