@@ -62,7 +62,6 @@ def save(out: Path, step: int, model: nn.Module, state: dict[str, Any]) -> None:
     partial.mkdir(parents=True)
     save_model(model, str(partial / "model.safetensors"))
     torch.save({"step": step, **state}, partial / "state.pt")
-    shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for old in folder.glob("[0-9]*"):
         if old != target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,25 +25,50 @@ from latentflow.metrics import (
     latent_equivariance_error,
 )
 
+SOME = 1000  # images, where all 10,000 would take long and change little
+Tree = dict[str, Any]  # of means
+
 
 @torch.no_grad()
-def evaluate(model: FlowVAE, digits: Tensor, steps: int, *, seed: int = 0, chunk: int = 500) -> dict[str, Any]:
+def evaluate(model: FlowVAE, digits: Tensor, steps: int, *, seed: int = 0, chunk: int = 100) -> dict[str, Any]:
     """All that is reported, on digits (N, H, W) that training never saw; errors are sums over pixels and steps."""
     model.eval()
     generator = torch.Generator(digits.device).manual_seed(seed)
+    some, side = digits[:SOME], digits.shape[-1]
     selection = _selection(model, digits, steps, chunk)
     index = list(range(len(TRANSFORMATIONS))) if selection is None else selection["potential_of"]
+
+    def errors(part: Tensor) -> Tree:
+        return equivariance(model, part, steps, generator)
+
+    elsewhere = {"drawn shapes": shapes(len(some), side), "dSprites": dsprites(len(some), side)}
     results: dict[str, Any] = {
-        "transformations": equivariance(model, digits, steps, generator, chunk),
-        "compositions": compose(model, digits[: 4 * chunk], steps, index),
-        "extrapolation": extrapolation(model, digits[: 4 * chunk], steps, steps // 2),
-        "out_of_distribution": _out_of_distribution(model, digits, steps, generator, chunk),
-        "transport": _transport(model, digits[: 2 * chunk], steps, index, generator),
+        "transformations": _averaged(errors, digits, chunk),
+        "compositions": _averaged(lambda part: compose(model, part, steps, index), some, chunk),
+        "extrapolation": _averaged(lambda part: extrapolation(model, part, steps, steps // 2), some, chunk),
+        "out_of_distribution": {
+            name: _averaged(errors, images.to(digits), chunk)
+            for name, images in elsewhere.items()
+            if images is not None
+        },
+        "transport": _transport(model, some, steps, index, generator),
         "bounds": _bounds(model, digits[:256], steps, generator),
     }
     if selection is not None:
         results["selection"] = selection
     return results
+
+
+def _averaged(measure: Callable[[Tensor], Tree], images: Tensor, chunk: int) -> Tree:
+    """Means over images (N, H, W) of what is measured on some at a time: all at once would not fit into a cache."""
+    parts = images.split(chunk)
+    return _mean([measure(part) for part in parts], [len(part) for part in parts])
+
+
+def _mean(parts: list[Any], sizes: list[int]) -> Any:
+    if isinstance(parts[0], dict):
+        return {name: _mean([part[name] for part in parts], sizes) for name in parts[0]}
+    return sum(part * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
 
 
 def acting(model: FlowVAE, x: Tensor, k: int) -> dict[str, Any]:
@@ -55,16 +81,9 @@ def sequences(digits: Tensor, k: int, steps: int) -> Tensor:
     return render(digits, levels_of(torch.full((len(digits),), k, device=digits.device), steps))
 
 
-def equivariance(
-    model: FlowVAE, digits: Tensor, steps: int, generator: torch.Generator, chunk: int
-) -> dict[str, dict[str, float]]:
-    """Errors of each transformation and their floors, and folds, averaged over digits (N, H, W)."""
-    results = {}
-    for k, name in enumerate(TRANSFORMATIONS):
-        parts = digits.split(chunk)
-        rows = [_single(model, sequences(part, k, steps), k, generator) for part in parts]
-        results[name] = _mean(rows, [len(part) for part in parts])
-    return results
+def equivariance(model: FlowVAE, digits: Tensor, steps: int, generator: torch.Generator) -> Tree:
+    """Errors of each transformation of digits (N, H, W), and their floors; and folds."""
+    return {name: _single(model, sequences(digits, k, steps), k, generator) for k, name in enumerate(TRANSFORMATIONS)}
 
 
 def _single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dict[str, float]:
@@ -90,7 +109,7 @@ def exact(flow: FlowPosterior) -> FlowPosterior:
     return FlowPosterior(flow.potential, label=flow.label)
 
 
-def extrapolation(model: FlowVAE, digits: Tensor, steps: int, further: int) -> dict[str, dict[str, float]]:
+def extrapolation(model: FlowVAE, digits: Tensor, steps: int, further: int) -> Tree:
     """Errors and floors over the steps T+1, ..., T + further, which were never trained."""
     results = {}
     for k, name in enumerate(TRANSFORMATIONS):
@@ -106,22 +125,8 @@ def extrapolation(model: FlowVAE, digits: Tensor, steps: int, further: int) -> d
     return results
 
 
-def _out_of_distribution(
-    model: FlowVAE, digits: Tensor, steps: int, generator: torch.Generator, chunk: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """The same errors on shapes: drawn by us, and those of dSprites where its file is at hand."""
-    count, side = min(len(digits), 2 * chunk), digits.shape[-1]
-    sources = {"drawn shapes": shapes(count, side), "dSprites": dsprites(count, side)}
-    return {
-        name: equivariance(model, images.to(digits), steps, generator, chunk)
-        for name, images in sources.items()
-        if images is not None
-    }
-
-
-def _transport(
-    model: FlowVAE, digits: Tensor, steps: int, index: list[int], generator: torch.Generator
-) -> dict[str, dict[str, float]]:
+def _transport(model: FlowVAE, digits: Tensor, steps: int, index: list[int], generator: torch.Generator) -> Tree:
+    """Costs of the paths of samples of the posterior, and residuals along them."""
     results = {}
     for k, name in enumerate(TRANSFORMATIONS):
         q0 = model.posterior(sequences(digits, k, 0)[:, 0])
@@ -173,8 +178,3 @@ def _selection(model: FlowVAE, digits: Tensor, steps: int, chunk: int) -> dict[s
     rows, columns = linear_sum_assignment(-confusion.numpy())
     accuracy = confusion[rows, columns].sum().item() / confusion.sum().item()
     return {"accuracy": accuracy, "confusion": confusion.tolist(), "potential_of": columns.tolist()}
-
-
-def _mean(parts: list[dict[str, float]], sizes: list[int]) -> dict[str, float]:
-    total = sum(sizes)
-    return {name: sum(part[name] * size for part, size in zip(parts, sizes, strict=True)) / total for name in parts[0]}

@@ -88,7 +88,7 @@ def animation(found: list[Row], path: Path) -> None:
     frames = [*there, *there[-2:0:-1]]
     pause = [600 if t in (0, len(there) - 1) else 160 for t in range(len(frames))]
     partial = path.with_name(f".{path.name}")
-    frames[0].save(partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True)
+    frames[0].save(partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, quality=85)
     partial.replace(path)
 
 

@@ -89,7 +89,7 @@ def settings_of(arguments: list[str]) -> Settings:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="demo")
     preset = chooser.parse_known_args(arguments)[0].preset
-    return tyro.cli(Settings, default=PRESETS.get(preset), args=arguments, description=__doc__)
+    return tyro.cli(Settings, default=PRESETS.get(preset, PRESETS["demo"]), args=arguments, description=__doc__)
 
 
 def main(settings: Settings) -> None:

@@ -62,11 +62,12 @@ class SpriteDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         colour, pose, content = z.split((self.COLOUR, self.POSE, z.shape[1] - self.COLOUR - self.POSE), 1)
-        # The exponential of a generator: turns and sizes multiply where latents add up, and 0 is the identity.
-        generator = F.pad(self.frame(pose.float()).view(-1, 2, 3), (0, 0, 0, 1))
-        canvas = self.canvas(content)
-        grid = F.affine_grid(torch.matrix_exp(generator)[:, :2], list(canvas.shape), align_corners=False)
-        canvas = F.grid_sample(canvas.float(), grid, padding_mode="border", align_corners=False)
+        canvas = self.canvas(content).to(z.dtype)
+        with torch.autocast(z.device.type, enabled=False):  # half precision cannot tell pixels apart
+            # The exponential of a generator: turns and sizes multiply where latents add up, and 0 is the identity.
+            generator = F.pad(self.frame(pose).view(-1, 2, 3), (0, 0, 0, 1))
+            grid = F.affine_grid(torch.matrix_exp(generator)[:, :2], list(canvas.shape), align_corners=False)
+            canvas = F.grid_sample(canvas, grid, padding_mode="border", align_corners=False)
         # A pixel is lit in a channel where the canvas is lit and the colour has it: p = p_1 p_2, in logits.
         unlit, lacks = torch.broadcast_tensors(-canvas, -self.palette(colour)[..., None, None])
         return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 READ_EVERY = 25
 
 
-class Report:
+class Progress:
     """A live bar on a terminal, a line now and then elsewhere, and always a row of log.csv for each step.
 
     Rows wait on the device until they are read, all in one transfer, once in `READ_EVERY` steps.
@@ -34,16 +34,16 @@ class Report:
         self.every = max(1, steps // 20)
         self.waiting: dict[int, dict[str, Tensor]] = {}  # by step
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> Progress:
         console = Console()
-        self.bar = Progress(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f} steps/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+        self.bar = rich.Progress(
+            rich.BarColumn(bar_width=24),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[rate]:.1f} steps/s"),
+            rich.TimeElapsedColumn(),
+            rich.TextColumn("left"),
+            rich.TimeRemainingColumn(),
+            rich.TextColumn("{task.fields[losses]}"),
             console=console,
             disable=not (self.writes and console.is_terminal),
         )

@@ -27,14 +27,11 @@ READINGS: dict[str, dict[str, Any]] = {
     "no constraint": {"constraint": 0.0},
     "constraint between steps": {"times": "uniform"},
     "no initial term": {"initial_term": 0.0},
-    "start label": {"label": "start"},
     "start label, no initial term": {"label": "start", "initial_term": 0.0},
     "bound (A)": {"initial": 0.0, "marginal": 1.0},
     "bound (B), no log-determinant": {"marginal": 0.0, "log_det": "none"},
-    "one-probe log-determinant": {"log_det": "hutchinson"},
     "eq. 10's log-determinant": {"log_det": "laplacian"},
     "bound (A), eq. 10": {"initial": 0.0, "marginal": 1.0, "log_det": "laplacian"},
-    "bounded potential": {"bounded": True},
     "plain decoder": {"networks": "small"},
 }
 SEEDS: dict[str, dict[str, Any]] = {"labels": {}, "no labels": {"supervision": "none"}}

@@ -22,7 +22,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from models import FlowVAE
-from progress import READ_EVERY, Report
+from progress import READ_EVERY, Progress
 from torch import Tensor, nn
 
 from latentflow import validate_values
@@ -131,18 +131,20 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
     parts = {"optimiser": optimiser, "schedule": schedule}
     state = checkpoints.restore(run.out, model, parts) if run.resume else {"step": 0, "seconds": 0.0}
     first, began = state["step"], time.monotonic() - state["seconds"]
-    report = Report(run.out, first, run.steps, lambda x: fabric.all_reduce(x, reduce_op="mean"), fabric.is_global_zero)
+    progress = Progress(
+        run.out, first, run.steps, lambda x: fabric.all_reduce(x, reduce_op="mean"), fabric.is_global_zero
+    )
     # On the CPU a look at values costs nothing and names what went wrong; elsewhere each would wait for the device.
-    with report, _signals() as received, validate_values(fabric.device.type == "cpu"):
+    with progress, _signals() as received, validate_values(fabric.device.type == "cpu"):
         for step in range(first, run.steps):
             if model.selector is not None:
                 model.selector.anneal(step)
             terms = take_step(fabric, wrapped, optimiser, draw, run, step)
             schedule.step()
-            report(step + 1, terms)
+            progress(step + 1, terms)
             stop = _any(fabric, received, step + 1)
             if stop or (step + 1) % run.save_every == 0 or step + 1 == run.steps:
-                report.read()  # so that no checkpoint is made of a loss that is not finite
+                progress.read()  # so that no checkpoint is made of a loss that is not finite
                 if fabric.is_global_zero:
                     spent = {"seconds": time.monotonic() - began}
                     saved = {name: part.state_dict() for name, part in parts.items()}

@@ -48,7 +48,7 @@ def dsprites(count: int, side: int, seed: int = 0, folder: Path | None = None) -
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["imgs"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: got {error}, expected dSprites with an array imgs; download it again") from error

@@ -1,0 +1,298 @@
+"""What the examples report: against exact solutions, drawn truths and known optima, and on files in the real formats."""
+
+import itertools
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import compositions
+import mnist as example
+import models
+import numpy as np
+import pytest
+import sweep
+import torch
+from data import shapes as shape_files
+from data.mnist import DataError
+from data.shapes import DSPRITES, dsprites, shapes
+from data.transformations import TRANSFORMATIONS, levels_of, render
+from evaluate import exact, extrapolation, sequences
+from hypothesis import given
+from hypothesis import strategies as st
+from models import FlowVAE
+from networks import SpriteDecoder
+from torch import Tensor, nn
+from transport import residual, transport_cost
+
+from latentflow import FlowPosterior, HJConstraint
+
+SHORT = example.Settings(steps=2, batch=6, save_every=2, held_out=6, threads=1, accelerator="cpu")
+KINDS = [(kind, a, b) for kind in ("switching", "superposing") for a, b in itertools.permutations(range(3), 2)]
+
+
+class Drift(nn.Module):
+    """Each of three potentials moves its own coordinate by one in each step: u^k = z_k - t/2 solves Hamilton-Jacobi."""
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return z - 0.5 * t[..., None]
+
+
+class Renderer(nn.Module):
+    """A decoder that is the truth: coordinates of the latent are levels of the transformations of one digit."""
+
+    def __init__(self, digit: Tensor) -> None:
+        super().__init__()
+        self.digit = digit
+
+    def forward(self, z: Tensor) -> Tensor:
+        frames = render(self.digit.expand(len(z), -1, -1), z[:, None])[:, 0]
+        return frames.clamp(1e-4, 1 - 1e-4).logit()
+
+
+class Origin(nn.Module):
+    """An encoder that knows that every first frame is at level 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((torch.zeros(len(x), 3), torch.full((len(x), 3), -10.0)), 1)
+
+
+@pytest.fixture
+def perfect() -> FlowVAE:
+    digit = torch.rand(16, 16)
+    potential = Drift()
+    return FlowVAE(Origin(), Renderer(digit), FlowPosterior(potential), HJConstraint(potential), nn.Identity()).eval()
+
+
+def test_a_model_that_is_the_truth_composes_without_error(perfect: FlowVAE) -> None:
+    digits = perfect.decoder.digit.expand(2, -1, -1)
+    found = compositions.compose(perfect, digits, 8, [0, 1, 2])
+    assert {kind: len(rows) for kind, rows in found.items()} == {"restarted": 6, "running": 6, "superposing": 3}
+    for rows in found.values():
+        for name, row in rows.items():
+            assert row["error"] < 0.01 * row["identity"], name
+
+
+def test_learned_indices_may_be_a_permutation(perfect: FlowVAE) -> None:
+    digits = perfect.decoder.digit.expand(2, -1, -1)
+    right, wrong = (compositions.compose(perfect, digits, 8, index)["superposing"] for index in ([0, 1, 2], [1, 2, 0]))
+    for name, row in right.items():
+        assert wrong[name]["error"] > 10 * row["error"], name
+
+
+def test_extrapolation_counts_only_the_steps_beyond_those_trained(perfect: FlowVAE) -> None:
+    digits = perfect.decoder.digit.expand(2, -1, -1)
+    for k, row in enumerate(extrapolation(perfect, digits, 8, 4).values()):
+        x = sequences(digits, k, 12)
+        assert row["identity"] == pytest.approx((x[:, 9:] - x[:, :1]).abs().sum((1, 2, 3, 4)).mean().item(), rel=1e-5)
+        assert row["error"] < 0.01 * row["identity"]
+
+
+@pytest.mark.parametrize("label", ["end", "start"])
+def test_evaluation_is_exact_whatever_training_was(label: str) -> None:
+    flow = exact(FlowPosterior(Drift(), "hutchinson", label=label))
+    assert (flow.log_det, flow.label) == ("exact", label)
+
+
+@given(seed=st.integers(0, 99), steps=st.integers(1, 6), count=st.integers(1, 20))
+def test_the_path_costs_at_least_the_straight_line_and_that_at_least_the_optimum(
+    seed: int, steps: int, count: int
+) -> None:
+    z = torch.randn(count, steps + 1, 3, generator=torch.Generator().manual_seed(seed))
+    cost = transport_cost(z)
+    assert cost["path"] >= cost["straight"] * (1 - 1e-5)
+    assert cost["straight"] >= cost["optimal"] * (1 - 1e-5)
+
+
+def test_costs_of_known_transports() -> None:
+    start = torch.randn(50, 1, 2)
+    straight = start + torch.arange(5)[None, :, None] * torch.tensor([1.0, -2.0])  # a translation is optimal
+    assert transport_cost(straight) == pytest.approx({"path": 80.0, "straight": 80.0, "optimal": 80.0}, rel=1e-4)
+    crossing = torch.tensor([[[0.0], [1.0]], [[1.0], [0.0]]])  # two points that change places need not have moved
+    assert transport_cost(crossing) == pytest.approx({"path": 1.0, "straight": 1.0, "optimal": 0.0}, abs=1e-6)
+
+
+def test_an_exact_solution_has_no_residual_at_any_time(perfect: FlowVAE) -> None:
+    found = residual(perfect, torch.randn(5, 9, 3), 1, torch.Generator())
+    assert found == pytest.approx({"grid": 0.0, "between": 0.0, "force": 0.0}, abs=1e-6)
+
+
+class TestSpriteDecoder:
+    @pytest.fixture
+    def decoder(self) -> SpriteDecoder:
+        return SpriteDecoder(12, 3, 16).double()
+
+    def test_where_nothing_is_placed_it_is_the_product_of_canvas_and_colour(self, decoder: SpriteDecoder) -> None:
+        z = torch.randn(4, 12, dtype=torch.float64)
+        z[:, 3:7] = 0
+        product = decoder.canvas(z[:, 7:]).sigmoid() * decoder.palette(z[:, :3]).sigmoid()[..., None, None]
+        torch.testing.assert_close(decoder(z).sigmoid(), product)
+
+    def test_place_and_colour_are_independent(self, decoder: SpriteDecoder) -> None:
+        """log p is a sum of a picture and a colour, so the ratio of two colours is the same at every pixel and place."""
+        z = torch.randn(1, 12, dtype=torch.float64).repeat(4, 1)
+        z[1::2, :3] += 1
+        z[2:, 3:7] += 1
+        log_p = torch.nn.functional.logsigmoid(decoder(z))
+        ratios = log_p[1::2] - log_p[::2]
+        torch.testing.assert_close(ratios[0], ratios[1])
+        torch.testing.assert_close(ratios[0], ratios[0][:, :1, :1].expand_as(ratios[0]))
+
+    def test_sizes_multiply_where_latents_add(self, decoder: SpriteDecoder) -> None:
+        """The frame of a sum of latents is the product of the frames, if these commute."""
+        with torch.no_grad():
+            decoder.frame.weight.zero_()
+            decoder.frame.weight[[0, 4], 0] = 1.0  # grow: a zoom into the middle
+            decoder.frame.weight[1, 1], decoder.frame.weight[3, 1] = -1.0, 1.0  # turn
+        z = torch.zeros(3, 12, dtype=torch.float64)
+        z[0, 3], z[1, 4], z[2, 3:5] = 0.4, 0.7, torch.tensor([0.4, 0.7])
+        generators = torch.nn.functional.pad(decoder.frame(z[:, 3:7]).view(-1, 2, 3), (0, 0, 0, 1))
+        grow, turn, both = torch.matrix_exp(generators)
+        torch.testing.assert_close(grow @ turn, both)
+        torch.testing.assert_close(grow[0, 0].log().item(), 0.4)
+
+    def test_too_few_latents_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match="--dim: got 7 with sprite networks, expected at least 8"):
+            SpriteDecoder(7, 3, 16)
+
+
+def test_a_potential_out_of_use_is_pulled_back_however_sure_the_choices_are() -> None:
+    """The gradient that brings it back does not fade as its share does."""
+    model = models.build(example.Settings(supervision="none"), 3, 16, 3, 8).train()
+    x = render(torch.rand(6, 16, 16), levels_of(torch.arange(6) % 3, 8))
+    pulls = []
+    for share in (1e-2, 1e-4, 1e-8):
+        logits = torch.log(torch.tensor([0.5, 0.5 - share, share])).expand(6, 3).clone().requires_grad_()
+        model.select = lambda x, logits=logits: (torch.eye(3)[torch.arange(6) % 2], logits)
+        terms, _ = model(x)
+        terms["balance"].backward()
+        pulls.append(-logits.grad[:, 2].sum().item())
+    assert min(pulls) > 0.9 * max(pulls) > 0
+
+
+class TestShapes:
+    def test_are_pictures_of_three_kinds(self) -> None:
+        images = shapes(30, 28)
+        assert images.shape == (30, 28, 28)
+        assert images.min() == 0
+        assert images.max() == 1
+        assert torch.equal(images, shapes(30, 28))
+        assert not torch.equal(images, shapes(30, 28, seed=1))
+        border = torch.cat((images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]), 1)
+        assert border.max() == 0, "a shape is cut off"
+        squares, ellipses, _ = (images[kind::3].sum((1, 2)) for kind in range(3))
+        # Half a side of 0.8 r, and half axes of r and 0.6 r, with r between a sixth and a third of the side.
+        for area, least, most in ((squares, 2.56 / 36, 2.56 / 9), (ellipses, 0.6 * np.pi / 36, 0.6 * np.pi / 9)):
+            assert (area >= 0.97 * least * 28**2).all()
+            assert (area <= 1.03 * most * 28**2).all()
+
+    @pytest.fixture
+    def few(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(shape_files, "_COUNT", 5)
+        return tmp_path
+
+    def write(self, folder: Path, **arrays: np.ndarray) -> Path:
+        path = folder / DSPRITES
+        np.savez_compressed(path, **arrays)
+        return path
+
+    def test_of_dsprites_are_read_without_running_what_is_in_the_file(self, few: Path) -> None:
+        class Code:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(few / "ran"),)
+
+        images = np.zeros((5, 64, 64), np.uint8)
+        images[:, 16:48, 16:48] = 1
+        self.write(few, imgs=images, metadata=np.array(Code(), dtype=object), latents_values=np.zeros((5, 6)))
+        found = dsprites(3, 16, folder=few)
+        assert found is not None
+        assert found.shape == (3, 16, 16)
+        assert found.sum().item() == 3 * 8 * 8
+        assert not (few / "ran").exists()
+
+    def test_without_the_file_there_are_none(self, tmp_path: Path) -> None:
+        assert dsprites(3, 16, folder=tmp_path) is None
+
+    @pytest.mark.parametrize(
+        "images",
+        [np.zeros((4, 64, 64), np.uint8), np.zeros((5, 64, 64)), np.full((5, 64, 64), 255, np.uint8)],
+        ids=["too few", "floats", "0 to 255"],
+    )
+    def test_of_another_file_are_refused(self, few: Path, images: np.ndarray) -> None:
+        self.write(few, imgs=images)
+        with pytest.raises(DataError, match="expected"):
+            dsprites(3, 16, folder=few)
+
+    def test_of_a_damaged_file_are_refused(self, few: Path) -> None:
+        path = self.write(few, imgs=np.random.default_rng(0).integers(2, size=(5, 64, 64), dtype=np.uint8))
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match="download it again"):
+            dsprites(3, 16, folder=few)
+        with zipfile.ZipFile(path, "w") as empty:
+            empty.writestr("else.txt", "")
+        with pytest.raises(DataError, match="download it again"):
+            dsprites(3, 16, folder=few)
+
+
+class TestSweep:
+    @pytest.fixture
+    def some(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweep.Sweep:
+        monkeypatch.setattr(sweep, "READINGS", {"default": {}, "f = 0": {"force": "none"}})
+        base = example.Settings(**{**vars(SHORT), "out": tmp_path})
+        return sweep.Sweep("readings", base=base, seeds=2)
+
+    def test_means_and_deviations_of_all_runs(self, some: sweep.Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+        sweep.main(some)
+        out = some.base.out
+        summary = json.loads((out / "summary.json").read_text())
+        assert list(summary["rows"]) == ["default", "f = 0"]
+        errors = [
+            json.loads((out / "f-=-0" / str(seed) / "results.json").read_text())["transformations"]["rotation"]["error"]
+            for seed in range(2)
+        ]
+        assert errors[0] != errors[1]
+        found = summary["rows"]["f = 0"]["rotation error"]
+        assert found == pytest.approx({"mean": np.mean(errors), "deviation": np.std(errors, ddof=1)})
+        assert (
+            summary["rows"]["default"]["residual force"]["mean"]
+            > summary["rows"]["f = 0"]["residual force"]["mean"]
+            == 0
+        )
+
+    def test_what_is_done_is_not_done_again_and_what_was_cut_goes_on(
+        self, some: sweep.Sweep, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep.main(some)
+        done = some.base.out / "default" / "0"
+        (done / "results.json").unlink()  # as if stopped after its last checkpoint
+        seen = []
+        run = example.main
+        monkeypatch.setattr(example, "main", lambda settings: (seen.append(settings), run(settings)))
+        sweep.main(some)
+        assert [(settings.out, settings.resume) for settings in seen] == [(done, True)]
+
+    def test_other_settings_start_anew(self, some: sweep.Sweep) -> None:
+        sweep.main(some)
+        changed = sweep.Sweep("readings", base=example.Settings(**{**vars(some.base), "batch": 3}), seeds=1)
+        sweep.main(changed)
+        noted = json.loads((some.base.out / "default" / "0" / "settings.json").read_text())
+        assert noted["batch"] == 3
+
+    def test_every_reading_is_a_setting_and_differs_from_the_default(self) -> None:
+        default = example.Settings()
+        for name, change in {**sweep.READINGS, **sweep.SEEDS}.items():
+            if change:
+                assert example.Settings(**{**vars(default), **change}) != default, name
+
+
+def test_presets_are_named_after_themselves_and_may_be_changed() -> None:
+    for name, settings in example.PRESETS.items():
+        assert settings.preset == name
+        assert example.settings_of(["--preset", name, "--seed", "7"]) == example.Settings(
+            **{**vars(settings), "seed": 7}
+        )
+    assert example.settings_of([]) == example.Settings()
+    with pytest.raises(SystemExit):
+        example.settings_of(["--preset", "none"])
+    assert len(TRANSFORMATIONS) == 3
