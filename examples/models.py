@@ -44,6 +44,10 @@ class Model:
     """potentials and forces end in the paper's tanh"""
     frames: int | None = 4
     """frames of each sequence that are decoded in a step, drawn at random; None decodes all"""
+    balance: float = 300.0
+    """without labels: weight of the KL that keeps all potentials in use"""
+    gumbel_rate: float = 1e-3
+    """without labels: how fast the temperature of the choice falls; the paper's 3e-5 was made for 90,000 steps"""
     initial: float = 1.0
     """weight of bound (B)'s KL"""
     marginal: float = 0.1
@@ -71,6 +75,8 @@ class Model:
             ("marginal", 0),
             ("constraint", 0),
             ("initial_term", 0),
+            ("balance", 0),
+            ("gumbel_rate", 0),
         ):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
@@ -111,12 +117,12 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
             label=settings.label,
         ),
         DiffusionPrior(num),
-        # Faster than the paper's rate of 3e-5, which was made for 90,000 steps.
-        None if classifier is None else GumbelSelector(classifier, num, rate=1e-3),
+        None if classifier is None else GumbelSelector(classifier, num, rate=settings.gumbel_rate),
         initial=settings.initial,
         marginal=settings.marginal,
         constraint=settings.constraint,
         frames=settings.frames,
+        balance=settings.balance,
     )
 
 
@@ -200,7 +206,8 @@ class FlowVAE(nn.Module):
             log_share = logits.log_softmax(-1).logsumexp(0) - math.log(len(x))  # of each potential in the batch
             terms["balance"] = -self.balance * (log_share.mean() + math.log(len(log_share)))
         terms["reconstruction"] = self.reconstruction(path.z, x)
-        terms["kl"] = self.initial * flow_kl(path, self.prior, bound="initial").mean()
+        if self.initial > 0:
+            terms["kl"] = self.initial * flow_kl(path, self.prior, bound="initial").mean()
         if self.marginal > 0:
             terms["marginal_kl"] = self.marginal * flow_kl(path, self.prior).mean()
         if self.constraint > 0:

@@ -3,20 +3,22 @@
 readings: one change at a time from the default, for all that the paper leaves open or that a derivation reads differently.
 
 seeds: the same settings, with labels and without, from several seeds.
+
+All other options are those of mnist.py: python examples/sweep.py readings --preset cpu --steps 300 --evaluate-on validation
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import checkpoints
 import mnist
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -34,35 +36,24 @@ READINGS: dict[str, dict[str, Any]] = {
     "bound (A), eq. 10": {"initial": 0.0, "marginal": 1.0, "log_det": "laplacian"},
     "plain decoder": {"networks": "small"},
 }
+SHOWN = ("scaling ratio", "rotation ratio", "coloring ratio", "restarted", "superposing", "folds", "residual grid")
 SEEDS: dict[str, dict[str, Any]] = {"labels": {}, "no labels": {"supervision": "none"}}
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """Run what has not been run, then print and write the means and deviations."""
-
-    what: tyro.conf.Positional[Literal["readings", "seeds"]]
-    """which changes"""
-    base: mnist.Settings
-    """of all runs"""
-    seeds: int = 3
-    """runs of each, seeds 0, 1, ..."""
-    to: Path | None = None
-    """JSON file for the summary; OUT/summary.json, if left out"""
-
-
-def main(sweep: Sweep) -> None:
-    changes = READINGS if sweep.what == "readings" else SEEDS
+def sweep(changes: dict[str, dict[str, Any]], base: mnist.Settings, seeds: int, to: Path | None = None) -> None:
+    """Run what has not been run, then print the means and deviations, and write them to a JSON file."""
+    if base.devices * base.nodes > 1:
+        raise ValueError(
+            f"--devices, --nodes: got {base.devices} and {base.nodes}, expected 1; run several sweeps side by side instead"
+        )
     rows = {}
     for name, change in changes.items():
-        found = [_results(dataclasses.replace(sweep.base, seed=seed, **change), name) for seed in range(sweep.seeds)]
+        found = [_results(dataclasses.replace(base, seed=seed, **change), name) for seed in range(seeds)]
         rows[name] = _summary(found)
-    content = {
-        "settings": sweep.base.noted() | {"seed": list(range(sweep.seeds))},
-        "hardware": found[0]["hardware"],
-        "rows": rows,
-    }
-    checkpoints.write(sweep.to or sweep.base.out / "summary.json", content)
+    settings = base.noted() | {"seed": list(range(seeds))}
+    checkpoints.write(
+        to or base.out / "summary.json", {"settings": settings, "hardware": found[0]["hardware"], "rows": rows}
+    )
     _show(rows)
 
 
@@ -104,7 +95,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
         numbers[kind] = statistics.fmean(row["error"] / row["identity"] for row in rows.values())
     numbers["folds"] = statistics.fmean(row["folds"] for row in single.values())
     transport = results["transport"].values()
-    numbers["path / optimal"] = statistics.fmean(row["path"] / row["optimal"] for row in transport)
+    numbers["path / optimal"] = statistics.fmean(row["path"] / max(row["optimal"], 1e-9) for row in transport)
     for where in ("grid", "between", "force"):
         numbers[f"residual {where}"] = statistics.fmean(row["residual"][where] for row in transport)
     for bound in ("marginal", "initial", "importance_weighted"):
@@ -115,19 +106,30 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
 
 
 def _show(rows: dict[str, dict[str, dict[str, float]]]) -> None:
-    columns = list(next(iter(rows.values())))
-    table = Table()
-    table.add_column("")
-    for name in rows:
-        table.add_column(name, justify="right")
-    for column in columns:
-        cells = [row.get(column) for row in rows.values()]
-        table.add_row(column, *("" if c is None else f"{c['mean']:.4g} ± {c['deviation']:.2g}" for c in cells))
+    """What tells most; the rest is in the file."""
+    table = Table(title="mean ± deviation; errors as a share of the identity error", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in SHOWN:
+        table.add_column(column.removesuffix(" ratio"), justify="right")
+    for name, row in rows.items():
+        cells = (row[column] for column in SHOWN)
+        table.add_row(name, *(f"{cell['mean']:.3f}\n± {cell['deviation']:.3f}" for cell in cells))
     Console().print(table)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("what", choices=("readings", "seeds"))
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each, seeds 0, 1, ...")
+    parser.add_argument("--to", type=Path, help="JSON file for the summary; OUT/summary.json, if left out")
+    own, others = parser.parse_known_args(arguments)
+    sweep(READINGS if own.what == "readings" else SEEDS, mnist.settings_of(others), own.seeds, own.to)
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Sweep, description=__doc__))
+        main(sys.argv[1:])
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

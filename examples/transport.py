@@ -18,7 +18,8 @@ def transport_cost(z: Tensor) -> dict[str, float]:
     ``optimal``: the squared Wasserstein distance between the two sets of samples, the best pairs. Each is at least the next.
     """
     steps = z.shape[1] - 1
-    cost = torch.cdist(z[:, 0], z[:, -1]).square().double().cpu().numpy()
+    ends = z[:, [0, -1]].cpu().double()
+    cost = torch.cdist(ends[:, 0], ends[:, 1]).square().numpy()
     return {
         "path": steps * z.diff(dim=1).square().sum((1, 2)).mean().item(),
         "straight": (z[:, -1] - z[:, 0]).square().sum(-1).mean().item(),
@@ -28,17 +29,20 @@ def transport_cost(z: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def residual(model: FlowVAE, z: Tensor, potential: int, generator: torch.Generator) -> dict[str, Any]:
-    """Root mean squares along paths z (N, T+1, dim): of the residual at integer times and between them, and of the force."""
+    """Root mean squares along paths z (N, T+1, dim): of the residual at the times that the flow is told, at random times
+    within the steps, and of the force.
+    """
     steps = z.shape[1] - 1
-    integers = torch.arange(1, steps + 1, device=z.device, dtype=z.dtype).expand(len(z), -1)
-    between = integers - torch.rand(integers.shape, generator=generator, device=z.device)
+    ends = torch.arange(1, steps + 1, device=z.device, dtype=z.dtype).expand(len(z), -1)
+    told = ends - 1 if model.hj.label == "start" else ends
+    within = ends - torch.rand(ends.shape, generator=generator, device=z.device)
     force = model.hj.force
 
     def size(values: Tensor) -> float:
         return values[..., potential].square().mean().sqrt().item()
 
     return {
-        "grid": size(model.hj.residual(z[:, :-1], integers)),
-        "between": size(model.hj.residual(z[:, :-1], between)),
-        "force": 0.0 if force is None else size(force(z[:, :-1], integers)),
+        "grid": size(model.hj.residual(z[:, :-1], told)),
+        "between": size(model.hj.residual(z[:, :-1], within)),
+        "force": 0.0 if force is None else size(force(z[:, :-1], told)),
     }
