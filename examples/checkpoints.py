@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-STALE = ("results.json", "log.csv", "figure.png", "evolution.webp")  # of the run that was there before
+# What a run leaves in its folder.
+FOLDERS = ("checkpoints", "tensorboard")
+FILES = ("results.json", "log.csv", "figure.png", "evolution.webp")
 _NOTED = "settings.json"
 
 
@@ -22,9 +24,14 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
     if not resume:
         if noted.exists() and not overwrite:
             raise ValueError(f"--out: got {out}, which holds a run; go on with --resume, start again with --overwrite")
+        others = [name for name in (*FOLDERS, *FILES) if (out / name).exists() and not noted.exists()]
+        if others:
+            raise ValueError(
+                f"--out: got {out}, which has {', '.join(others)} of something else, expected a folder without; name another"
+            )
         return
     if not noted.is_file() or last(out) is None:
-        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; leave --resume out to start anew")
+        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew with --overwrite")
     before, now = json.loads(noted.read_text()), _as_noted(settings)
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
     if changed:
@@ -40,9 +47,9 @@ def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
         shutil.rmtree(partial)
     if resume:
         return
-    for folder in ("checkpoints", "tensorboard"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for name in STALE:  # or they would stand beside the settings of another run
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in FILES:  # or they would stand beside the settings of another run
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     write(out / _NOTED, settings)
@@ -57,6 +64,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 def save(out: Path, step: int, model: nn.Module, state: dict[str, Any]) -> None:
     """Write a checkpoint beside the last one, rename it into place, and only then drop the last one."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
+    if not finite:
+        raise ValueError(f"model: got parameters that are not finite at step {step}; lower --learning-rate")
     folder = out / "checkpoints"
     partial, target = folder / f".partial-{os.getpid()}", folder / f"{step:08d}"
     partial.mkdir(parents=True)
@@ -74,7 +84,7 @@ def restore(out: Path, model: nn.Module, parts: dict[str, Any]) -> dict[str, Any
     assert folder is not None, "check() has found one"
     try:
         load_model(model, str(folder / "model.safetensors"))
-        state: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True)
+        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state | {"step": int(state["step"]), "seconds": float(state["seconds"])}

@@ -13,15 +13,16 @@ import torch
 TELLING = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # what decides the speed of a product
 
 
-def hardware() -> dict[str, Any]:
-    """What a reader needs to judge absolute times; ratios of one run need less."""
+def hardware(device: torch.device | None = None, devices: int = 1) -> dict[str, Any]:
+    """What a reader needs to judge absolute times; ratios of one run need less. To be called before what is measured runs."""
     model, flags = _processor()
     return {
         "machine": platform.machine(),
         "processor": model,
         "instructions": [flag for flag in TELLING if flag in flags],
         "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "accelerator": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None,
+        "devices": devices,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import checkpoints
 import models
 import torch
 import train
@@ -24,7 +25,8 @@ from data.mnist import mnist
 from data.transformations import TRANSFORMATIONS, levels_of, render
 from evaluate import evaluate
 from figures import animation, picture, rows
-from report import show, write
+from hardware import hardware
+from report import show
 from torch import Tensor
 
 STEPS = 8  # transitions, so nine states: to scale 1.8, 80 degrees and a hue of 160 degrees
@@ -46,6 +48,12 @@ class Settings(train.Run, models.Model):
     def __post_init__(self) -> None:
         train.Run.__post_init__(self)
         models.Model.__post_init__(self)
+        share, least = self.batch // self.shares, 2 * len(TRANSFORMATIONS)
+        if self.supervision == "none" and share < least:
+            raise ValueError(
+                f"--batch: got {share} sequences in each of {self.shares} parts, expected at least {least} in each; "
+                "without labels, each part is asked to use all potentials"
+            )
         if self.held_out is not None and self.held_out < 5:
             raise ValueError(f"--held-out: got {self.held_out}, expected at least 5")
 
@@ -107,6 +115,7 @@ def main(settings: Settings) -> None:
     num = len(TRANSFORMATIONS)
     model = models.build(settings, 3, training.shape[-1], num, STEPS)
     train.claim(fabric, settings)
+    machine = hardware(fabric.device, fabric.world_size)
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(training), (count,), device=training.device)
@@ -122,7 +131,8 @@ def main(settings: Settings) -> None:
     found = rows(model, held_out, STEPS, index, each=6)
     picture(found, settings.out / "figure.png")
     animation(found, settings.out / "evolution.webp")
-    write({"example": "mnist", "settings": settings.noted(), "seconds": seconds, **results}, settings.out)
+    written = {"example": "mnist", "settings": settings.noted(), "hardware": machine, "seconds": seconds, **results}
+    checkpoints.write(settings.out / "results.json", written)
     show(results)
     print(
         f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png, evolution.webp to {settings.out}"

@@ -88,6 +88,7 @@ class Progress:
                 self._write(step, values)
         if self.writes:
             self.file.flush()  # before a checkpoint is made of it
+            self.board.flush()
         return values
 
     def _write(self, step: int, values: dict[str, float]) -> None:

@@ -1,12 +1,9 @@
-"""What a run found: tables on the terminal, results.json in its folder."""
+"""What a run found, as tables on the terminal."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import checkpoints
-from hardware import hardware
 from rich.console import Console
 from rich.table import Table
 
@@ -96,8 +93,3 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 def _cells(row: dict[str, float]) -> tuple[str, str, str]:
     return f"{row['error']:.1f}", f"{row['identity']:.1f}", f"{row['error'] / row['identity']:.3f}"
-
-
-def write(results: dict[str, Any], out: Path) -> None:
-    """Write results.json with the hardware."""
-    checkpoints.write(out / "results.json", {**results, "hardware": hardware()})

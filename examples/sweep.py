@@ -36,7 +36,15 @@ READINGS: dict[str, dict[str, Any]] = {
     "bound (A), eq. 10": {"initial": 0.0, "marginal": 1.0, "log_det": "laplacian"},
     "plain decoder": {"networks": "small"},
 }
-SHOWN = ("scaling ratio", "rotation ratio", "coloring ratio", "restarted", "superposing", "folds", "residual grid")
+SHOWN = {
+    "scaling": "scaling ratio",
+    "rotation": "rotation ratio",
+    "coloring": "coloring ratio",
+    "switch": "restarted",
+    "both": "superposing",
+    "folds": "folds",
+    "residual": "residual grid",
+}
 SEEDS: dict[str, dict[str, Any]] = {"labels": {}, "no labels": {"supervision": "none"}}
 
 
@@ -110,10 +118,10 @@ def _show(rows: dict[str, dict[str, dict[str, float]]]) -> None:
     table = Table(title="mean ± deviation; errors as a share of the identity error", title_justify="left")
     table.add_column("", no_wrap=True)
     for column in SHOWN:
-        table.add_column(column.removesuffix(" ratio"), justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
-        cells = (row[column] for column in SHOWN)
-        table.add_row(name, *(f"{cell['mean']:.3f}\n± {cell['deviation']:.3f}" for cell in cells))
+        cells = (row[figure] for figure in SHOWN.values())
+        table.add_row(name, *(f"{cell['mean']:.3f}\n±{cell['deviation']:.3f}" for cell in cells))
     Console().print(table)
 
 

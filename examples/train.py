@@ -1,8 +1,11 @@
 """The one training loop: draw a batch, sum the terms of the loss, step; on any number of devices, and resumable.
 
-Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits. All that is random in a step is
-drawn from a state made of (seed, step, share of the batch) and of nothing else. So a resumed run repeats the steps of an
-uninterrupted one, and a batch gives the same gradients whether its shares are taken by several processes or one after another.
+Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits; of the networks only the sprite
+decoder makes it wait, on CUDA, for the norm of a matrix whose exponential it takes.
+
+All that is random in a step is drawn from a state made of (seed, step, share of the batch) and of nothing else. So a resumed
+run repeats the steps of an uninterrupted one, bit for bit on the CPU (CUDA adds in no fixed order), and a batch gives the same
+gradients whether its shares are taken by several processes or one after another.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from models import FlowVAE
 from progress import READ_EVERY, Progress
 from torch import Tensor, nn
@@ -28,7 +32,6 @@ from torch import Tensor, nn
 from latentflow import validate_values
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of sequences -> frames (B, T+1, C, H, W), labels (B,)
-PRECISION: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Run:
     nodes: int = 1
     """machines; start the same command on each with torchrun"""
     accumulate: int = 1
-    """parts of a batch that are taken one after another, to save memory"""
+    """parts of a batch that are taken one after another, to save memory; without labels each has a balance of its own"""
     threads: int = 2
     """CPU threads of each process"""
     resume: bool = False
@@ -72,6 +75,8 @@ class Run:
         for name in ("steps", "batch", "save_every", "threads", "devices", "nodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed: got {self.seed}, expected at least 0")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate: got {self.learning_rate}, expected a positive number")
         if not 0 <= self.decay < float("inf"):
@@ -96,7 +101,6 @@ class Run:
 
 def start(run: Run) -> Fabric:
     """The devices, and the processes on them; each runs the rest of the script."""
-    torch.set_num_threads(run.threads)
     # Not every term of the loss is always there, and a module without a term gets no gradient.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if run.devices * run.nodes > 1 else "auto"
     try:
@@ -105,13 +109,13 @@ def start(run: Run) -> Fabric:
             devices=run.devices,
             num_nodes=run.nodes,
             strategy=strategy,
-            precision=PRECISION[run.precision],
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ValueError(
             f"--accelerator, --devices: got {run.accelerator} and {run.devices} ({error}), expected what this machine has"
         ) from error
     fabric.launch()
+    torch.set_num_threads(run.threads)  # after the launch, which sets them too
     return fabric
 
 
@@ -125,7 +129,10 @@ def claim(fabric: Fabric, run: Run) -> None:
 
 
 def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
-    """Train in place and return the seconds that it took, those before a resume included."""
+    """Train in place and return the seconds that it took, those before a resume included.
+
+    Leaves the process with 128 + the signal's number if that asked for a stop, the last step being saved.
+    """
     wrapped, optimiser = fabric.setup(model.train(), optimiser_of(model, run))
     schedule = _schedule(optimiser, run)
     parts = {"optimiser": optimiser, "schedule": schedule}
@@ -142,16 +149,16 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
             terms = take_step(fabric, wrapped, optimiser, draw, run, step)
             schedule.step()
             progress(step + 1, terms)
-            stop = _any(fabric, received, step + 1)
-            if stop or (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+            last = step + 1 == run.steps
+            stop = _any(fabric, received, last or (step + 1) % READ_EVERY == 0)
+            if stop or last or (step + 1) % run.save_every == 0:
                 progress.read()  # so that no checkpoint is made of a loss that is not finite
                 if fabric.is_global_zero:
                     spent = {"seconds": time.monotonic() - began}
                     saved = {name: part.state_dict() for name, part in parts.items()}
                     checkpoints.save(run.out, step + 1, model, saved | spent)
-            if stop and step + 1 < run.steps:
-                fabric.print(f"stopped after step {step + 1}, which is saved; go on with --resume")
-                sys.exit(128 + signal.SIGTERM)
+            if stop:
+                _leave(fabric, received, step + 1)
     return time.monotonic() - began
 
 
@@ -176,7 +183,8 @@ def take_step(
         share = fabric.global_rank * run.accumulate + part
         torch.manual_seed(_mixed(run.seed, step, share))
         x, k = draw(run.batch // run.shares)
-        with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate):
+        half = torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bf16")
+        with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate), half:
             terms, noted = model(x, k)
             fabric.backward(torch.stack(list(terms.values())).sum() / run.accumulate)
         parts.append({name: value.detach() for name, value in (terms | noted).items()})
@@ -215,8 +223,15 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _any(fabric: Fabric, received: list[int], step: int) -> bool:
-    """Has any process been asked to stop? Asking the others makes them wait, so it is done now and then."""
-    if fabric.world_size > 1 and step % READ_EVERY != 0:
+def _any(fabric: Fabric, received: list[int], ask: bool) -> bool:
+    """Has any process been asked to stop? Asking the others makes all wait, so several processes do it now and then."""
+    if fabric.world_size > 1 and not ask:
         return False
     return fabric.strategy.reduce_boolean_decision(bool(received), all=False)
+
+
+def _leave(fabric: Fabric, received: list[int], step: int) -> None:
+    """End this process, all of them once the first has saved; a failure of any other would have the first killed."""
+    fabric.barrier()
+    fabric.print(f"stopped after step {step}, which is saved; go on with --resume")
+    sys.exit(128 + (received[-1] if received else signal.SIGTERM) if fabric.is_global_zero else 0)

@@ -1,10 +1,12 @@
 """What the examples report: against exact solutions, drawn truths and known optima, and on files in the real formats."""
 
-import itertools
+import dataclasses
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import compositions
 import mnist as example
@@ -28,7 +30,6 @@ from transport import residual, transport_cost
 from latentflow import FlowPosterior, HJConstraint
 
 SHORT = example.Settings(steps=2, batch=6, save_every=2, held_out=6, threads=1, accelerator="cpu")
-KINDS = [(kind, a, b) for kind in ("switching", "superposing") for a, b in itertools.permutations(range(3), 2)]
 
 
 class Drift(nn.Module):
@@ -139,17 +140,22 @@ class TestSpriteDecoder:
         torch.testing.assert_close(ratios[0], ratios[0][:, :1, :1].expand_as(ratios[0]))
 
     def test_sizes_multiply_where_latents_add(self, decoder: SpriteDecoder) -> None:
-        """The frame of a sum of latents is the product of the frames, if these commute."""
+        """Two halves of a zoom by four are drawn as the zoom by four itself; and an eighth of a turn twice as a quarter."""
         with torch.no_grad():
             decoder.frame.weight.zero_()
-            decoder.frame.weight[[0, 4], 0] = 1.0  # grow: a zoom into the middle
+            decoder.frame.weight[[0, 4], 0] = 1.0  # grow
             decoder.frame.weight[1, 1], decoder.frame.weight[3, 1] = -1.0, 1.0  # turn
-        z = torch.zeros(3, 12, dtype=torch.float64)
-        z[0, 3], z[1, 4], z[2, 3:5] = 0.4, 0.7, torch.tensor([0.4, 0.7])
-        generators = torch.nn.functional.pad(decoder.frame(z[:, 3:7]).view(-1, 2, 3), (0, 0, 0, 1))
-        grow, turn, both = torch.matrix_exp(generators)
-        torch.testing.assert_close(grow @ turn, both)
-        torch.testing.assert_close(grow[0, 0].log().item(), 0.4)
+        z = torch.randn(1, 12, dtype=torch.float64).repeat(3, 1)
+        z[:, 3:7] = 0
+        z[1, 3], z[2, 4] = math.log(2), math.pi / 2
+        plain, grown, turned = decoder(z)
+        zoom = torch.tensor([[[2.0, 0, 0], [0, 2.0, 0]]], dtype=torch.float64)
+        grid = torch.nn.functional.affine_grid(zoom, [1, 1, 16, 16], align_corners=False)
+        canvas = decoder.canvas(z[:1, 7:])
+        shrunk = torch.nn.functional.grid_sample(canvas, grid, padding_mode="border", align_corners=False)
+        colour = decoder.palette(z[:1, :3]).sigmoid()[..., None, None]
+        torch.testing.assert_close(grown.sigmoid(), (shrunk.sigmoid() * colour)[0])
+        torch.testing.assert_close(turned, torch.rot90(plain, 1, (1, 2)))
 
     def test_too_few_latents_are_an_error(self) -> None:
         with pytest.raises(ValueError, match="--dim: got 7 with sprite networks, expected at least 8"):
@@ -236,19 +242,20 @@ class TestShapes:
 
 
 class TestSweep:
-    @pytest.fixture
-    def some(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweep.Sweep:
-        monkeypatch.setattr(sweep, "READINGS", {"default": {}, "f = 0": {"force": "none"}})
-        base = example.Settings(**{**vars(SHORT), "out": tmp_path})
-        return sweep.Sweep("readings", base=base, seeds=2)
+    CHANGES: ClassVar = {"default": {}, "f = 0": {"force": "none"}}
 
-    def test_means_and_deviations_of_all_runs(self, some: sweep.Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-        sweep.main(some)
-        out = some.base.out
-        summary = json.loads((out / "summary.json").read_text())
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> example.Settings:
+        return dataclasses.replace(SHORT, out=tmp_path)
+
+    def test_means_and_deviations_of_all_runs(self, base: example.Settings) -> None:
+        sweep.sweep(self.CHANGES, base, seeds=2)
+        summary = json.loads((base.out / "summary.json").read_text())
         assert list(summary["rows"]) == ["default", "f = 0"]
         errors = [
-            json.loads((out / "f-=-0" / str(seed) / "results.json").read_text())["transformations"]["rotation"]["error"]
+            json.loads((base.out / "f-=-0" / str(seed) / "results.json").read_text())["transformations"]["rotation"][
+                "error"
+            ]
             for seed in range(2)
         ]
         assert errors[0] != errors[1]
@@ -261,23 +268,29 @@ class TestSweep:
         )
 
     def test_what_is_done_is_not_done_again_and_what_was_cut_goes_on(
-        self, some: sweep.Sweep, monkeypatch: pytest.MonkeyPatch
+        self, base: example.Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sweep.main(some)
-        done = some.base.out / "default" / "0"
+        sweep.sweep(self.CHANGES, base, seeds=1)
+        done = base.out / "default" / "0"
         (done / "results.json").unlink()  # as if stopped after its last checkpoint
         seen = []
         run = example.main
         monkeypatch.setattr(example, "main", lambda settings: (seen.append(settings), run(settings)))
-        sweep.main(some)
+        sweep.sweep(self.CHANGES, base, seeds=1)
         assert [(settings.out, settings.resume) for settings in seen] == [(done, True)]
+        sweep.sweep({"default": {}}, dataclasses.replace(base, batch=3), seeds=1)  # other settings start anew
+        assert json.loads((done / "settings.json").read_text())["batch"] == 3
+        assert not seen[-1].resume
 
-    def test_other_settings_start_anew(self, some: sweep.Sweep) -> None:
-        sweep.main(some)
-        changed = sweep.Sweep("readings", base=example.Settings(**{**vars(some.base), "batch": 3}), seeds=1)
-        sweep.main(changed)
-        noted = json.loads((some.base.out / "default" / "0" / "settings.json").read_text())
-        assert noted["batch"] == 3
+    def test_options_are_those_of_the_example_and_its_presets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        monkeypatch.setattr(sweep, "sweep", lambda *arguments: seen.append(arguments))
+        sweep.main(["seeds", "--preset", "cpu", "--steps", "7", "--seeds", "5"])
+        assert seen == [(sweep.SEEDS, dataclasses.replace(example.PRESETS["cpu"], steps=7), 5, None)]
+
+    def test_several_processes_are_refused(self, base: example.Settings) -> None:
+        with pytest.raises(ValueError, match="--devices, --nodes: got 2 and 1, expected 1"):
+            sweep.sweep({}, dataclasses.replace(base, devices=2), seeds=1)
 
     def test_every_reading_is_a_setting_and_differs_from_the_default(self) -> None:
         default = example.Settings()

@@ -93,6 +93,8 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         ({"accelerator": "cuda"}, "--accelerator, --devices: got cuda and 1"),
         ({"batch": 7, "accumulate": 2}, "--batch: got 7, expected a multiple of 2"),
         ({"log_det": "none"}, "--log-det: got none with --marginal 0.1"),
+        ({"seed": -1}, "--seed: got -1, expected at least 0"),
+        ({"supervision": "none", "accumulate": 2}, "--batch: got 3 sequences in each of 2 parts, expected at least 6"),
         ({"frames": 10}, "--frames: got 10, expected at most 9"),
         ({"frames": 0}, "--frames: got 0, expected at least 1"),
         ({"held_out": 4}, "--held-out: got 4, expected at least 5"),
@@ -101,6 +103,30 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=said):
             run(tmp_path, **changes)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_what_others_left_in_a_folder_is_not_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "checkpoints" / "mine.pt"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="has checkpoints of something else"):
+            run(tmp_path, overwrite=overwrite)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_validation_images_are_kept_from_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(example, "evaluate", lambda model, images, steps: seen.update(images=images) or {})
+    monkeypatch.setattr(example.train, "train", lambda fabric, model, draw, settings: seen.update(draw=draw) or 0.0)
+    for name in ("rows", "picture", "animation", "show"):
+        monkeypatch.setattr(example, name, lambda *_, **__: [])
+    run(tmp_path, evaluate_on="validation", held_out=None)
+    training, test = digits()
+    assert torch.equal(seen["images"], training[-len(test) :])
+    x, _ = seen["draw"](500)
+    gaps = (x[:, None, 0, 0] - seen["images"][None]).abs().amax((2, 3))
+    assert gaps.min() > 1e-3
 
 
 def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:
