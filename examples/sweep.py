@@ -35,6 +35,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "eq. 10's log-determinant": {"log_det": "laplacian"},
     "bound (A), eq. 10": {"initial": 0.0, "marginal": 1.0, "log_det": "laplacian"},
     "plain decoder": {"networks": "small"},
+    "no decay": {"decay": 0.0},
 }
 SHOWN = {
     "scaling": "scaling ratio",
