@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 SWITCH, SUPERPOSE = (0, 1), (0, 2)  # the pairs that are drawn
-SIZE, MARGIN, GAP = 84, 110, 4  # of an animation: an image, the names on its left, between images; pixels
+SIZE, MARGIN, GAP = 56, 110, 4  # of an animation: an image at most, the names on its left, between images; pixels
 
 
 class Row(NamedTuple):
@@ -88,22 +88,26 @@ def animation(found: list[Row], path: Path) -> None:
     frames = [*there, *there[-2:0:-1]]
     pause = [600 if t in (0, len(there) - 1) else 160 for t in range(len(frames))]
     partial = path.with_name(f".{path.name}")
-    frames[0].save(partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, quality=85)
+    frames[0].save(
+        partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True, method=6
+    )
     partial.replace(path)
 
 
 def _still(found: list[Row], t: int) -> Image.Image:
     count = len(found[0].truth)
-    pair = 2 * SIZE + GAP
-    canvas = Image.new("RGB", (MARGIN + count * (SIZE + GAP), len(found) * (pair + 3 * GAP)), "white")
+    side = found[0].truth.shape[-1]
+    size = side * max(1, SIZE // side)  # whole pixels stay sharp, and small in the file
+    pair = 2 * size + GAP
+    canvas = Image.new("RGB", (MARGIN + count * (size + GAP), len(found) * (pair + 3 * GAP)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for r, row in enumerate(found):
         top = r * (pair + 3 * GAP) + GAP
         text = row.name.replace(", then ", ",\nthen ").replace(" with ", "\nwith ")
         draw.multiline_text((4, top + pair // 2), f"{text}", "black", font, anchor="lm")
         for offset, images in enumerate((row.truth[:, t], row.flow[:, t])):
-            large = F.interpolate(images.clamp(0, 1), (SIZE, SIZE), mode="nearest")
+            large = F.interpolate(images.clamp(0, 1), (size, size), mode="nearest")
             for column, image in enumerate((255 * large).byte().permute(0, 2, 3, 1)):
-                place = MARGIN + column * (SIZE + GAP), top + offset * (SIZE + GAP)
+                place = MARGIN + column * (size + GAP), top + offset * (size + GAP)
                 canvas.paste(Image.fromarray(image.numpy()), place)
     return canvas
