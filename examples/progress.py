@@ -92,7 +92,7 @@ class Progress:
         return values
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        writer = csv.DictWriter(self.file, {"step": step, **values})
+        writer = csv.DictWriter(self.file, {"step": step, **values}, lineterminator="\n")
         if step == 1:
             writer.writeheader()
         writer.writerow({"step": step, **values})

@@ -78,7 +78,7 @@ def test_resuming_repeats_the_uninterrupted_run_bit_for_bit(
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "cut/log.csv").read_text()
+    assert (tmp_path / "whole/log.csv").read_bytes() == (tmp_path / "cut/log.csv").read_bytes()
 
 
 def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
