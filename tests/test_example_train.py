@@ -259,7 +259,7 @@ def test_two_processes_asked_to_stop_save_first(tmp_path: Path) -> None:
     options = ["--steps", "100000", "--batch", "6", "--save-every", "5", "--devices", "2"]
     process = started(tmp_path, *options)
     process.terminate()
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
     (step,) = re.findall(r"stopped after step (\d+), which is saved", said)
     folder = checkpoints.last(tmp_path)
