@@ -90,7 +90,7 @@ def restore(out: Path, model: nn.Module, parts: dict[str, Any]) -> dict[str, Any
         return state | {"step": int(state["step"]), "seconds": float(state["seconds"])}
     except Exception as error:
         raise ValueError(
-            f"{folder}: got {error}, expected a whole checkpoint of this model; start again with --overwrite"
+            f"{folder}: got {error}, expected a whole checkpoint of this model; if it is damaged, start again with --overwrite"
         ) from error
 
 
