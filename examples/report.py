@@ -37,14 +37,8 @@ def show(results: dict[str, Any]) -> None:
 def _compositions(results: dict[str, Any]) -> Table:
     table = _table("compositions, none of them trained", "composition", "flow", "running time", "identity", "ratio")
     for name, row in results["restarted"].items():
-        running = results["running"][name]["error"]
-        table.add_row(
-            name,
-            f"{row['error']:.1f}",
-            f"{running:.1f}",
-            f"{row['identity']:.1f}",
-            f"{row['error'] / row['identity']:.3f}",
-        )
+        error, identity, ratio = _cells(row)
+        table.add_row(name, error, f"{results['running'][name]['error']:.1f}", identity, ratio)
     table.add_section()
     for name, row in results["superposing"].items():
         error, identity, ratio = _cells(row)

@@ -76,13 +76,14 @@ class _LogDet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *given, factor = ctx.saved_tensors
-        layers, outer, basis, inner = given
+        curvature = Curvature(*given)
+        layers, outer, basis, inner = curvature
         if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
-            factor = torch.linalg.cholesky(Curvature(*given).jacobian())
+            factor = torch.linalg.cholesky(curvature.jacobian())
         inverse = torch.cholesky_inverse(factor)
         spread = torch.matmul(layers, inverse)
         grad = grad[..., None]
-        if Curvature(*given).many():
+        if curvature.many():
             flat = inverse.flatten(2)
             weighted = torch.bmm((grad * inner).mT, flat).view(*basis.shape, -1)  # sum over N of c M, (R, n, r, r)
             by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)

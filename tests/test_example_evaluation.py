@@ -18,7 +18,7 @@ import torch
 from data import shapes as shape_files
 from data.mnist import DataError
 from data.shapes import DSPRITES, dsprites, shapes
-from data.transformations import TRANSFORMATIONS, levels_of, render
+from data.transformations import levels_of, render
 from evaluate import exact, extrapolation, sequences
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,4 +308,3 @@ def test_presets_are_named_after_themselves_and_may_be_changed() -> None:
     assert example.settings_of([]) == example.Settings()
     with pytest.raises(SystemExit):
         example.settings_of(["--preset", "none"])
-    assert len(TRANSFORMATIONS) == 3

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,44 +269,39 @@ def test_two_processes_asked_to_stop_save_first(tmp_path: Path) -> None:
     assert folder.name == f"{int(step):08d}"
 
 
+def drawing(at: int, happens: Callable[[], object]) -> loop.Draw:
+    """The usual batches; with the one of this number, counted from 1, something happens."""
+    numbers = itertools.count(1)
+
+    def draw_and(count: int) -> tuple[Tensor, Tensor]:
+        if next(numbers) == at:
+            happens()
+        return draw(count)
+
+    return draw_and
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_first(number: signal.Signals, tmp_path: Path) -> None:
     run = dataclasses.replace(SHORT, out=tmp_path, steps=9, save_every=9)
     fabric, model, _, _ = ready()
-    drawn = 0
-
-    def draw_and_be_stopped(count: int) -> tuple[Tensor, Tensor]:
-        nonlocal drawn
-        drawn += 1
-        if drawn == 4:
-            os.kill(os.getpid(), number)
-        return draw(count)
-
     loop.claim(fabric, run)
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
-        loop.train(fabric, model, draw_and_be_stopped, run)
+        loop.train(fabric, model, drawing(4, lambda: os.kill(os.getpid(), number)), run)
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) is before
     folder = checkpoints.last(tmp_path)
     assert folder is not None
     assert folder.name == f"{4:08d}"
-    assert drawn == 4
+    assert len(rows(tmp_path)) == 4
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
     fabric, model, _, _ = ready()
-    drawn = 0
-
-    def spoil(count: int) -> tuple[Tensor, Tensor]:
-        nonlocal drawn
-        drawn += 1
-        if drawn == 3:
-            torch.nn.init.constant_(model.decoder.palette[-1].bias, float("nan"))
-        return draw(count)
-
     run = dataclasses.replace(SHORT, out=tmp_path, save_every=6)
     loop.claim(fabric, run)
+    spoil = drawing(3, lambda: torch.nn.init.constant_(model.decoder.palette[-1].bias, float("nan")))
     with pytest.raises(ValueError, match=r"loss: got .* at step 3, expected finite terms; lower --learning-rate"):
         loop.train(fabric, model, spoil, run)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2"]
