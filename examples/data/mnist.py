@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.files import DataError, data_folder
+
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -26,15 +28,6 @@ HASHES = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-
-
-class DataError(ValueError):
-    """A data file is missing, truncated or not what it should be."""
-
-
-def data_folder() -> Path:
-    """Where data sets lie: $LATENTFLOW_DATA, by default ``data`` in the working folder."""
-    return Path(os.environ.get("LATENTFLOW_DATA") or "data")
 
 
 def mnist(folder: Path | None = None, *, download: bool = True) -> tuple[Tensor, Tensor]:

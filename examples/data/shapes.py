@@ -1,20 +1,13 @@
-"""Squares, ellipses and hearts of any size, angle and place: what a model of digits has never seen. Drawn, or from dSprites."""
+"""Squares, ellipses and hearts of any size, angle and place: what a model of digits has never seen."""
 
 from __future__ import annotations
 
 import math
-import zipfile
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.mnist import DataError, data_folder
-
-DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
-_COUNT = 737_280
 _FINE = 4  # points to a side of a pixel, for smooth edges
 
 
@@ -37,26 +30,3 @@ def shapes(count: int, side: int, seed: int = 0) -> Tensor:
     kind = torch.arange(count)[:, None, None] % 3
     inside = torch.where(kind == 0, square, torch.where(kind == 1, ellipse, heart))
     return F.avg_pool2d(inside.float(), _FINE)
-
-
-def dsprites(count: int, side: int, seed: int = 0, folder: Path | None = None) -> Tensor | None:
-    """Images (count, side, side) of dSprites, chosen at random from the file in the data folder; None where it is not there.
-
-    Only the array of images is read: the file's metadata is a pickle, which could run code.
-    """
-    path = (data_folder() / "dsprites" if folder is None else folder) / DSPRITES
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images = arrays["imgs"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: got {error}, expected dSprites with an array imgs; download it again") from error
-    if images.shape != (_COUNT, 64, 64) or images.dtype != np.uint8 or images.max() > 1:
-        raise DataError(
-            f"{path}: got imgs {images.shape} of {images.dtype}, expected ({_COUNT}, 64, 64) of uint8 in (0, 1); "
-            "download it again"
-        )
-    chosen = np.random.default_rng(seed).integers(_COUNT, size=count)
-    small = F.interpolate(torch.from_numpy(images[chosen]).float()[:, None], (side, side), mode="area")
-    return small[:, 0]
