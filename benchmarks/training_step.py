@@ -19,7 +19,7 @@ from typing import Any
 
 import kornia
 import torch
-from data.transformations import STEP, TRANSFORMATIONS, levels_of, render
+from data.moving_digits import DIGITS, STEP
 from models import Model, build
 from networks import ConvToPoint, ConvTransposeOfPoint, paper_decoder, paper_encoder
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from train import Run, start, take_step
 from benchmarks.rollout import Network
 from benchmarks.timing import medians
 
-BATCH, STEPS, SIDE, NUM = 32, 8, 28, len(TRANSFORMATIONS)
+BATCH, STEPS, SIDE, NUM = 32, 8, 28, len(DIGITS.names)
 RATE = 1e-4
 
 
@@ -40,18 +40,18 @@ def ours(dim: int, digits: Tensor, log_det: str, precision: str) -> Callable[[],
     fabric, model = start(run), build(settings, 3, SIDE, NUM, STEPS).train()
     wrapped, optimiser = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=RATE, fused=True))
     k = torch.arange(BATCH) % NUM
-    return lambda: take_step(fabric, wrapped, optimiser, lambda _: (render(digits, levels_of(k, STEPS)), k), run, 0)
+    return lambda: take_step(fabric, wrapped, optimiser, lambda *_: (DIGITS.single(digits, k, STEPS), k), run, 0)
 
 
 def networks(dim: int, digits: Tensor, rendering: bool) -> Callable[[], object]:
     """What is left of it without the flow."""
     encoder, decoder = paper_encoder(3, SIDE, dim), paper_decoder(dim, 3, SIDE)
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
-    levels = levels_of(torch.arange(BATCH) % NUM, STEPS)
-    frames = render(digits, levels)
+    k = torch.arange(BATCH) % NUM
+    frames = DIGITS.single(digits, k, STEPS)
 
     def step() -> None:
-        x = render(digits, levels) if rendering else frames
+        x = DIGITS.single(digits, k, STEPS) if rendering else frames
         optimiser.zero_grad()
         mean, log_variance = encoder(x[:, 0]).chunk(2, dim=-1)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
@@ -111,10 +111,10 @@ def published(dim: int, digits: Tensor, plain: bool) -> Callable[[], object]:
 
 def transformed(x: Tensor, k: int, t: int) -> Tensor:
     """One frame (B, 3, H, W) of a sequence, by kornia."""
-    if TRANSFORMATIONS[k] == "coloring":
+    if DIGITS.names[k] == "coloring":
         return kornia.enhance.adjust_hue(x, torch.full((BATCH,), t * STEP[k]))
-    scale = torch.full((BATCH, 2), 1 + t * STEP[0] if TRANSFORMATIONS[k] == "scaling" else 1.0)
-    degrees = torch.full((BATCH,), 10.0 * t if TRANSFORMATIONS[k] == "rotation" else 0.0)
+    scale = torch.full((BATCH, 2), 1 + t * STEP[0] if DIGITS.names[k] == "scaling" else 1.0)
+    degrees = torch.full((BATCH,), 10.0 * t if DIGITS.names[k] == "rotation" else 0.0)
     matrix = kornia.geometry.get_rotation_matrix2d(torch.full((BATCH, 2), SIDE / 2), degrees, scale)
     return kornia.geometry.warp_affine(x, matrix, (SIDE, SIDE))
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from compositions import compose
-from data.shapes import dsprites, shapes
-from data.transformations import TRANSFORMATIONS, levels_of, render
+from data.transformations import Transformations
 from models import FlowVAE
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -26,43 +25,53 @@ from latentflow.metrics import (
     latent_equivariance_error,
 )
 
-SOME = 1000  # images, where all 10,000 would take long and change little
 Tree = dict[str, Any]  # of means
 
 
 @torch.no_grad()
-def evaluate(model: FlowVAE, digits: Tensor, steps: int, *, seed: int = 0, chunk: int = 100) -> dict[str, Any]:
-    """All that is reported, on digits (N, H, W) that training never saw; errors are sums over pixels and steps."""
+def evaluate(
+    model: FlowVAE,
+    bases: Tensor,
+    truth: Transformations,
+    steps: int,
+    *,
+    elsewhere: dict[str, Tensor] | None = None,
+    some: int = 1000,
+    seed: int = 0,
+    chunk: int = 100,
+) -> dict[str, Any]:
+    """All that is reported, on bases (N, ...) that training never saw; errors are sums over pixels and steps.
+
+    What takes long and changes little with more is measured on some of them; errors also on bases from elsewhere, by name.
+    """
     model.eval()
-    generator = torch.Generator(digits.device).manual_seed(seed)
-    some, side = digits[:SOME], digits.shape[-1]
-    selection = _selection(model, digits, steps, chunk)
-    index = list(range(len(TRANSFORMATIONS))) if selection is None else selection["potential_of"]
+    generator = torch.Generator(bases.device).manual_seed(seed)
+    few = bases[:some]
+    selection = _selection(model, bases, truth, steps, chunk)
+    index = list(range(len(truth.names))) if selection is None else selection["potential_of"]
+    further = steps // 2 if truth.furthest is None else min(steps // 2, truth.furthest - steps)
 
     def errors(part: Tensor) -> Tree:
-        return equivariance(model, part, steps, generator)
+        return {name: single(model, truth.single(part, k, steps), k, generator) for k, name in enumerate(truth.names)}
 
-    elsewhere = {"drawn shapes": shapes(len(some), side), "dSprites": dsprites(len(some), side)}
     results: dict[str, Any] = {
-        "transformations": _averaged(errors, digits, chunk),
-        "compositions": _averaged(lambda part: compose(model, part, steps, index), some, chunk),
-        "extrapolation": _averaged(lambda part: extrapolation(model, part, steps, steps // 2), some, chunk),
-        "out_of_distribution": {
-            name: _averaged(errors, images.to(digits), chunk)
-            for name, images in elsewhere.items()
-            if images is not None
-        },
-        "transport": _transport(model, some, steps, index, generator),
-        "bounds": _bounds(model, digits[:256], steps, generator),
+        "transformations": _averaged(errors, bases, chunk),
+        "compositions": _averaged(lambda part: compose(model, part, truth, steps, index), few, chunk),
+        "extrapolation": _averaged(lambda part: extrapolation(model, part, truth, steps, further), few, chunk)
+        if further > 0
+        else {},
+        "out_of_distribution": {name: _averaged(errors, others, chunk) for name, others in (elsewhere or {}).items()},
+        "transport": _transport(model, few, truth, steps, index, generator),
+        "bounds": _bounds(model, few[:256], truth, steps, generator),
     }
     if selection is not None:
         results["selection"] = selection
     return results
 
 
-def _averaged(measure: Callable[[Tensor], Tree], images: Tensor, chunk: int) -> Tree:
-    """Means over images (N, H, W) of what is measured on some at a time: all at once would not fit into a cache."""
-    parts = images.split(chunk)
+def _averaged(measure: Callable[[Tensor], Tree], bases: Tensor, chunk: int) -> Tree:
+    """Means over bases (N, ...) of what is measured on some at a time: all at once would not fit into a cache."""
+    parts = bases.split(chunk)
     return _mean([measure(part) for part in parts], [len(part) for part in parts])
 
 
@@ -77,17 +86,8 @@ def acting(model: FlowVAE, x: Tensor, k: int) -> dict[str, Any]:
     return {"k": k} if model.selector is None else {"weights": model.select(x)[0]}
 
 
-def sequences(digits: Tensor, k: int, steps: int) -> Tensor:
-    """True frames (N, T+1, 3, H, W) of one transformation of digits (N, H, W)."""
-    return render(digits, levels_of(torch.full((len(digits),), k, device=digits.device), steps))
-
-
-def equivariance(model: FlowVAE, digits: Tensor, steps: int, generator: torch.Generator) -> Tree:
-    """Errors of each transformation of digits (N, H, W), and their floors; and folds."""
-    return {name: _single(model, sequences(digits, k, steps), k, generator) for k, name in enumerate(TRANSFORMATIONS)}
-
-
-def _single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dict[str, float]:
+def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dict[str, float]:
+    """Errors of the k-th transformation on its true frames x (N, T+1, C, H, W), and their floors; and folds."""
     what, steps, q0 = acting(model, x, k), x.shape[1] - 1, model.posterior(x[:, 0])
     z, _ = model.flow.transport(q0.mean, steps=steps, **what)
     encoded = model.posterior(x.flatten(0, 1)).mean
@@ -110,11 +110,11 @@ def exact(flow: FlowPosterior) -> FlowPosterior:
     return FlowPosterior(flow.potential, label=flow.label)
 
 
-def extrapolation(model: FlowVAE, digits: Tensor, steps: int, further: int) -> Tree:
+def extrapolation(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, further: int) -> Tree:
     """Errors and floors over the steps T+1, ..., T + further, which were never trained."""
     results = {}
-    for k, name in enumerate(TRANSFORMATIONS):
-        x = sequences(digits, k, steps + further)
+    for k, name in enumerate(truth.names):
+        x = truth.single(bases, k, steps + further)
         z, _ = model.flow.transport(
             model.posterior(x[:, 0]).mean, steps=steps + further, **acting(model, x[:, : steps + 1], k)
         )
@@ -126,11 +126,13 @@ def extrapolation(model: FlowVAE, digits: Tensor, steps: int, further: int) -> T
     return results
 
 
-def _transport(model: FlowVAE, digits: Tensor, steps: int, index: list[int], generator: torch.Generator) -> Tree:
+def _transport(
+    model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, index: list[int], generator: torch.Generator
+) -> Tree:
     """Costs of the paths of samples of the posterior, and residuals along them."""
     results = {}
-    for k, name in enumerate(TRANSFORMATIONS):
-        q0 = model.posterior(sequences(digits, k, 0)[:, 0])
+    for k, name in enumerate(truth.names):
+        q0 = model.posterior(truth.single(bases, k, steps)[:, 0])
         z = FlowPosterior(model.flow.potential, None, label=model.flow.label)(
             q0, index[k], steps=steps, generator=generator
         ).z
@@ -139,17 +141,18 @@ def _transport(model: FlowVAE, digits: Tensor, steps: int, index: list[int], gen
 
 
 def _bounds(
-    model: FlowVAE, digits: Tensor, steps: int, generator: torch.Generator, samples: int = 10
+    model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, generator: torch.Generator, samples: int = 10
 ) -> dict[str, Any]:
     """Bounds with a Gaussian decoder of unit variance, in nats per sequence, averaged over the transformations.
 
     Where the transformation is inferred, they are bounds of p(x) only after the KL of that choice to a uniform prior: eq. 8.
     """
-    price = 0.0 if model.selector is None else math.log(len(TRANSFORMATIONS))  # of a sure choice
+    num = len(truth.names)
+    price = 0.0 if model.selector is None else math.log(num)  # of a sure choice
     totals = dict.fromkeys(("marginal", "initial", "importance_weighted"), 0.0)
     flow = exact(model.flow)
-    for k in range(len(TRANSFORMATIONS)):
-        x = sequences(digits, k, steps)
+    for k in range(num):
+        x = truth.single(bases, k, steps)
         what, q0 = acting(model, x, k), model.posterior(x[:, 0])
         path = flow(q0, steps=steps, generator=generator, **what)
 
@@ -164,23 +167,23 @@ def _bounds(
         totals["importance_weighted"] += weighted.mean().item()
     pixels = x[0, 0].numel()
     return {
-        **{name: total / len(TRANSFORMATIONS) - price for name, total in totals.items()},
+        **{name: total / num - price for name, total in totals.items()},
         "gaussian_constant": (steps + 1) * gaussian_constant(pixels),
         "samples": samples,
-        "sequences": len(digits) * len(TRANSFORMATIONS),
+        "sequences": len(bases) * num,
         "unit": f"nats per sequence of {steps + 1} frames",
     }
 
 
-def _selection(model: FlowVAE, digits: Tensor, steps: int, chunk: int) -> dict[str, Any] | None:
+def _selection(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, chunk: int) -> dict[str, Any] | None:
     """How often the inferred index is the true one, learned indices being a permutation of the true ones (Hungarian)."""
     if model.selector is None:
         return None
-    num = len(TRANSFORMATIONS)
+    num = len(truth.names)
     confusion = torch.zeros(num, num, dtype=torch.int64)
     for k in range(num):
-        for part in digits.split(chunk):
-            x = sequences(part, k, steps)
+        for part in bases.split(chunk):
+            x = truth.single(part, k, steps)
             confusion[k] += model.select(x)[0].sum(0).long().cpu()
     rows, columns = linear_sum_assignment(-confusion.numpy())
     accuracy = confusion[rows, columns].sum().item() / confusion.sum().item()

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from compositions import name_of, superpose, superposed, switch, switched
-from data.transformations import TRANSFORMATIONS
-from evaluate import acting, sequences
+from compositions import superpose, switch
+from data.transformations import Transformations
+from evaluate import acting
 from models import FlowVAE
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -31,22 +31,23 @@ class Row(NamedTuple):
 
 
 @torch.no_grad()
-def rows(model: FlowVAE, digits: Tensor, steps: int, index: list[int], each: int) -> list[Row]:
-    """Every transformation by itself, one switch and one superposition, each on so many of the digits (>= 5, H, W)."""
+def rows(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, index: list[int], each: int) -> list[Row]:
+    """Every transformation by itself, one switch and one superposition, each on so many of the bases (>= K + 2, ...)."""
     model.eval()
-    own = [digits[row::5][:each] for row in range(5)]
+    count = len(truth.names) + 2
+    own = [bases[row::count][:each] for row in range(count)]
     found = []
-    for k, name in enumerate(TRANSFORMATIONS):
-        x = sequences(own[k], k, steps)
+    for k, name in enumerate(truth.names):
+        x = truth.single(own[k], k, steps)
         z, _ = model.flow.transport(model.posterior(x[:, 0]).mean, steps=steps, **acting(model, x, k))
         found.append(Row(name, x, _decoded(model, z)))
     (a, b), (c, d) = SWITCH, SUPERPOSE
-    x = switched(own[3], a, b, steps)
+    x = truth.switched(own[-2], a, b, steps)
     z = switch(model, x[:, 0], index[a], index[b], steps, restart=True)
-    found.append(Row(f"switching:\n{name_of(a, b, switching=True)}", x, _decoded(model, z)))
-    x = superposed(own[4], c, d, steps)
-    z = superpose(model, x[:, 0], index[c], index[d], steps)
-    found.append(Row(f"superposing:\n{name_of(c, d, switching=False)}", x, _decoded(model, z)))
+    found.append(Row(f"switching:\n{truth.names[a]}, then {truth.names[b]}", x, _decoded(model, z)))
+    x = truth.superposed(own[-1], c, d, steps)
+    z = superpose(model, x[:, 0], index[c], index[d], steps, len(index))
+    found.append(Row(f"superposing:\n{truth.names[c]} with {truth.names[d]}", x, _decoded(model, z)))
     return [Row(row.name, row.truth.cpu(), row.flow.cpu()) for row in found]
 
 
@@ -54,9 +55,9 @@ def _decoded(model: FlowVAE, z: Tensor) -> Tensor:
     return model.decode(z).sigmoid()
 
 
-def picture(found: list[Row], path: Path) -> None:
+def picture(found: list[Row], path: Path, title: str = "") -> None:
     """A PNG with a pair of rows, truth and flow, for the first sequence of each; time runs to the right."""
-    frames = found[0].truth.shape[1]
+    frames = max(row.truth.shape[1] for row in found)
     figure, axes = plt.subplots(
         2 * len(found),
         frames,
@@ -65,17 +66,20 @@ def picture(found: list[Row], path: Path) -> None:
     )
     for r, row in enumerate(found):
         for offset, (label, images) in enumerate((("true", row.truth[0]), ("flow", row.flow[0]))):
+            for axis in axes[2 * r + offset, len(images) :]:
+                axis.set_axis_off()
             for t, image in enumerate(images):
                 axis = axes[2 * r + offset, t]
                 axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
-                if r == 0 and offset == 0:
-                    axis.set_title(f"t = {t}", fontsize=9)
             axes[2 * r + offset, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
         axes[2 * r, 0].text(
             -0.75, -0.04, row.name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
         )
+    for t, axis in enumerate(axes[0]):
+        axis.set_title(f"t = {t}", fontsize=9)
     figure.subplots_adjust(left=0.24, right=0.99, top=0.96, bottom=0.01)
+    figure.text(0.01, 0.995, title, ha="left", va="top", fontsize=9)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)

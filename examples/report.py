@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print the tables."""
+def show(results: dict[str, Any], note: str = "") -> None:
+    """Print the tables; the note says what the data are, where that is not the real ones."""
     console = Console()
     table = _table(
-        "equivariance error on held-out images, summed over pixels and steps",
+        f"equivariance error on held-out images, summed over pixels and steps{note and f' ({note})'}",
         "transformation", "flow", "identity", "ratio", "autoencoded", "folds",
     )  # fmt: skip
     for name, row in results["transformations"].items():
@@ -22,14 +22,14 @@ def show(results: dict[str, Any]) -> None:
         "identity: the error of standing still, a ratio below 1 beats it\n"
         "autoencoded: each frame encoded and decoded by itself; the encoder has seen first frames only"
     )
-    console.print(_compositions(results["compositions"]))
-    console.print(_elsewhere(results))
-    console.print(_transport(results["transport"]))
-    bounds = results["bounds"]
-    console.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
-    for name in ("marginal", "initial", "importance_weighted"):
-        console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
-    console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
+    if "compositions" in results:
+        console.print(_compositions(results["compositions"]))
+    if results.get("extrapolation") or results.get("out_of_distribution"):
+        console.print(_elsewhere(results))
+    if "transport" in results:
+        console.print(_transport(results["transport"]))
+    if "bounds" in results:
+        _bounds(console, results["bounds"])
     if "selection" in results:
         _selection(console, results["selection"], list(results["transformations"]))
 
@@ -67,6 +67,13 @@ def _transport(results: dict[str, Any]) -> Table:
         sizes = (f"{row['residual'][where]:.3f}" for where in ("grid", "between", "force"))
         table.add_row(name, *costs, *sizes)
     return table
+
+
+def _bounds(console: Console, bounds: dict[str, Any]) -> None:
+    console.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
+    for name in ("marginal", "initial", "importance_weighted"):
+        console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
+    console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
 
 
 def _selection(console: Console, selection: dict[str, Any], names: list[str]) -> None:

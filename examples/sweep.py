@@ -19,6 +19,7 @@ from typing import Any
 
 import checkpoints
 import mnist
+from experiment import errors_in_one_line
 from rich.console import Console
 from rich.table import Table
 
@@ -138,7 +139,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")

@@ -31,7 +31,9 @@ from torch import Tensor, nn
 
 from latentflow import validate_values
 
-Draw = Callable[[int], tuple[Tensor, Tensor]]  # number of sequences -> frames (B, T+1, C, H, W), labels (B,)
+# (number of sequences, step, share of the batch) -> frames (B, T+1, C, H, W), labels (B,); random by torch's state, or by
+# what it is given, but by nothing else
+Draw = Callable[[int, int, int], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +184,7 @@ def take_step(
     for part in range(run.accumulate):
         share = fabric.global_rank * run.accumulate + part
         torch.manual_seed(_mixed(run.seed, step, share))
-        x, k = draw(run.batch // run.shares)
+        x, k = draw(run.batch // run.shares, step, share)
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bf16")
         with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate), half:
             terms, noted = model(x, k)

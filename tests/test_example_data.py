@@ -9,8 +9,10 @@ import pytest
 import torch
 from data import mnist as mnist_files
 from data.digits import digits
-from data.mnist import DataError, data_folder, mnist, read_idx
-from data.transformations import TRANSFORMATIONS, levels_of, render, switching_levels
+from data.files import DataError, data_folder
+from data.mnist import mnist, read_idx
+from data.moving_digits import DIGITS, render
+from data.transformations import levels_of, switching_levels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ STEPS = 8
 
 
 def all_single(images: torch.Tensor, k: int, steps: int = STEPS) -> torch.Tensor:
-    return render(images, levels_of(torch.full((len(images),), k), steps))
+    return DIGITS.single(images, k, steps)
 
 
 @given(k=st.sampled_from([0, 1]), t=st.integers(0, STEPS), side=st.sampled_from([16, 28]), seed=st.integers(0, 99))
@@ -53,8 +55,8 @@ def test_sequences_start_at_the_image_itself(k: int) -> None:
 def test_a_switch_applies_the_second_transformation_to_the_first_ones_result() -> None:
     images = torch.rand(2, 16, 16)
     first, second = torch.tensor([0, 2]), torch.tensor([1, 0])
-    frames = render(images, switching_levels(first, second, STEPS))
-    alone = render(images, levels_of(first, STEPS))
+    frames = render(images, switching_levels(first, second, STEPS, 3))
+    alone = render(images, levels_of(first, STEPS, 3))
     torch.testing.assert_close(frames[:, : STEPS // 2 + 1], alone[:, : STEPS // 2 + 1])
     # Rotating by 40 degrees at size 1.4, from the image in one warp.
     both = torch.tensor([[[4.0, 4.0, 0.0]], [[4.0, 0.0, 4.0]]])
@@ -77,7 +79,7 @@ def test_identity_floors_of_mnist() -> None:
     _, test = mnist(download=False)
     floors = [torch.cat([identity_error(all_single(part, k)) for part in test.split(1000)]).mean() for k in range(3)]
     torch.testing.assert_close(torch.stack(floors), torch.tensor([1333.77, 895.94, 1246.70]), atol=0.05, rtol=0)
-    assert len(TRANSFORMATIONS) == 3
+    assert len(DIGITS.names) == 3
 
 
 def idx(*shape: int) -> bytes:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,16 +16,19 @@ import numpy as np
 import pytest
 import sweep
 import torch
-from data import shapes as shape_files
-from data.mnist import DataError
-from data.shapes import DSPRITES, dsprites, shapes
-from data.transformations import levels_of, render
-from evaluate import exact, extrapolation, sequences
+from data import dsprites as dsprites_file
+from data.dsprites import dsprites
+from data.factors import Factors
+from data.files import DataError
+from data.moving_digits import DIGITS, render
+from data.shapes import shapes
+from evaluate import exact, extrapolation
 from hypothesis import given
 from hypothesis import strategies as st
 from models import FlowVAE
 from networks import SpriteDecoder
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transport import residual, transport_cost
 
 from latentflow import FlowPosterior, HJConstraint
@@ -67,7 +71,7 @@ def perfect() -> FlowVAE:
 
 def test_a_model_that_is_the_truth_composes_without_error(perfect: FlowVAE) -> None:
     digits = perfect.decoder.digit.expand(2, -1, -1)
-    found = compositions.compose(perfect, digits, 8, [0, 1, 2])
+    found = compositions.compose(perfect, digits, DIGITS, 8, [0, 1, 2])
     assert {kind: len(rows) for kind, rows in found.items()} == {"restarted": 6, "running": 6, "superposing": 3}
     for rows in found.values():
         for name, row in rows.items():
@@ -76,15 +80,17 @@ def test_a_model_that_is_the_truth_composes_without_error(perfect: FlowVAE) -> N
 
 def test_learned_indices_may_be_a_permutation(perfect: FlowVAE) -> None:
     digits = perfect.decoder.digit.expand(2, -1, -1)
-    right, wrong = (compositions.compose(perfect, digits, 8, index)["superposing"] for index in ([0, 1, 2], [1, 2, 0]))
+    right, wrong = (
+        compositions.compose(perfect, digits, DIGITS, 8, index)["superposing"] for index in ([0, 1, 2], [1, 2, 0])
+    )
     for name, row in right.items():
         assert wrong[name]["error"] > 10 * row["error"], name
 
 
 def test_extrapolation_counts_only_the_steps_beyond_those_trained(perfect: FlowVAE) -> None:
     digits = perfect.decoder.digit.expand(2, -1, -1)
-    for k, row in enumerate(extrapolation(perfect, digits, 8, 4).values()):
-        x = sequences(digits, k, 12)
+    for k, row in enumerate(extrapolation(perfect, digits, DIGITS, 8, 4).values()):
+        x = DIGITS.single(digits, k, 12)
         assert row["identity"] == pytest.approx((x[:, 9:] - x[:, :1]).abs().sum((1, 2, 3, 4)).mean().item(), rel=1e-5)
         assert row["error"] < 0.01 * row["identity"]
 
@@ -165,7 +171,7 @@ class TestSpriteDecoder:
 def test_a_potential_out_of_use_is_pulled_back_however_sure_the_choices_are() -> None:
     """The gradient that brings it back does not fade as its share does."""
     model = models.build(example.Settings(supervision="none"), 3, 16, 3, 8).train()
-    x = render(torch.rand(6, 16, 16), levels_of(torch.arange(6) % 3, 8))
+    x = DIGITS.single(torch.rand(6, 16, 16), torch.arange(6) % 3, 8)
     pulls = []
     for share in (1e-2, 1e-4, 1e-8):
         logits = torch.log(torch.tensor([0.5, 0.5 - share, share])).expand(6, 3).clone().requires_grad_()
@@ -194,12 +200,13 @@ class TestShapes:
 
     @pytest.fixture
     def few(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(shape_files, "_COUNT", 5)
+        five = Factors(("posX",), (5,))
+        monkeypatch.setattr(dsprites_file, "DSprites", partial(dsprites_file.DSprites, factors=five))
         return tmp_path
 
     def write(self, folder: Path, **arrays: np.ndarray) -> Path:
-        path = folder / DSPRITES
-        np.savez_compressed(path, **arrays)
+        path = folder / dsprites_file.FILE
+        np.savez_compressed(path, latents_classes=np.stack((np.zeros(5, np.int64), np.arange(5)), 1), **arrays)
         return path
 
     def test_of_dsprites_are_read_without_running_what_is_in_the_file(self, few: Path) -> None:
@@ -215,6 +222,16 @@ class TestShapes:
         assert found.shape == (3, 16, 16)
         assert found.sum().item() == 3 * 8 * 8
         assert not (few / "ran").exists()
+
+    @pytest.mark.parametrize(("count", "side", "seed"), [(3, 16, 0), (7, 28, 5), (2, 64, 1)])
+    def test_of_dsprites_are_chosen_as_ever(self, few: Path, count: int, side: int, seed: int) -> None:
+        """Numbers that were published with them stay comparable."""
+        images = np.random.default_rng(1).integers(2, size=(5, 64, 64), dtype=np.uint8)
+        self.write(few, imgs=images)
+        chosen = torch.from_numpy(images[np.random.default_rng(seed).integers(5, size=count)]).float()
+        found = dsprites(count, side, seed, few)
+        assert found is not None
+        assert torch.equal(found, F.interpolate(chosen[:, None], (side, side), mode="area")[:, 0])
 
     def test_without_the_file_there_are_none(self, tmp_path: Path) -> None:
         assert dsprites(3, 16, folder=tmp_path) is None

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import checkpoints
+import experiment
 import mnist as example
 import models
 import pytest
 import torch
 from data.digits import digits
-from data.transformations import TRANSFORMATIONS
+from data.moving_digits import DIGITS
 from evaluate import evaluate
 from PIL import Image
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("supervision", ["labels", "none"])
 def test_writes_what_it_promises(tmp_path: Path, supervision: str) -> None:
     results = run(tmp_path, supervision=supervision)
-    assert list(results["transformations"]) == list(TRANSFORMATIONS)
+    assert list(results["transformations"]) == list(DIGITS.names)
     for row in results["transformations"].values():
         assert row["error"] > 0
         assert row["identity"] > 0
@@ -117,14 +118,14 @@ def test_what_others_left_in_a_folder_is_not_touched(tmp_path: Path) -> None:
 
 def test_validation_images_are_kept_from_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
-    monkeypatch.setattr(example, "evaluate", lambda model, images, steps: seen.update(images=images) or {})
-    monkeypatch.setattr(example.train, "train", lambda fabric, model, draw, settings: seen.update(draw=draw) or 0.0)
+    monkeypatch.setattr(experiment, "evaluate", lambda model, images, *_, **__: seen.update(images=images) or {})
+    monkeypatch.setattr(experiment.train, "train", lambda fabric, model, draw, settings: seen.update(draw=draw) or 0.0)
     for name in ("rows", "picture", "animation", "show"):
-        monkeypatch.setattr(example, name, lambda *_, **__: [])
+        monkeypatch.setattr(experiment, name, lambda *_, **__: [])
     run(tmp_path, evaluate_on="validation", held_out=None)
     training, test = digits()
     assert torch.equal(seen["images"], training[-len(test) :])
-    x, _ = seen["draw"](500)
+    x, _ = seen["draw"](500, 0, 0)
     gaps = (x[:, None, 0, 0] - seen["images"][None]).abs().amax((2, 3))
     assert gaps.min() > 1e-3
 
@@ -176,7 +177,7 @@ def test_evaluation_does_not_depend_on_the_chunks() -> None:
     torch.manual_seed(0)
     model = models.build(SHORT, 3, 16, 3, 8)
     images = digits()[1][:10]
-    whole, parts = (evaluate(model, images, 8, chunk=chunk)["transformations"] for chunk in (10, 3))
-    for name in TRANSFORMATIONS:
+    whole, parts = (evaluate(model, images, DIGITS, 8, chunk=chunk)["transformations"] for chunk in (10, 3))
+    for name in DIGITS.names:
         assert whole[name]["error"] == pytest.approx(parts[name]["error"], rel=1e-5)
         assert whole[name]["identity"] == pytest.approx(parts[name]["identity"], rel=1e-5)

@@ -21,7 +21,7 @@ import models
 import pytest
 import torch
 import train as loop
-from data.transformations import levels_of, render
+from data.moving_digits import DIGITS
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
@@ -48,9 +48,9 @@ def ready(**changes: Any) -> tuple[Fabric, FlowVAE, Any, torch.optim.Optimizer]:
     return fabric, model, wrapped, optimiser
 
 
-def draw(count: int) -> tuple[Tensor, Tensor]:
+def draw(count: int, *_: int) -> tuple[Tensor, Tensor]:
     k = torch.arange(count) % 3
-    return render(torch.rand(count, 16, 16), levels_of(k, 8)), k
+    return DIGITS.single(torch.rand(count, 16, 16), k, 8), k
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -273,7 +273,7 @@ def drawing(at: int, happens: Callable[[], object]) -> loop.Draw:
     """The usual batches; with the one of this number, counted from 1, something happens."""
     numbers = itertools.count(1)
 
-    def draw_and(count: int) -> tuple[Tensor, Tensor]:
+    def draw_and(count: int, *_: int) -> tuple[Tensor, Tensor]:
         if next(numbers) == at:
             happens()
         return draw(count)

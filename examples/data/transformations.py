@@ -1,68 +1,60 @@
-"""Scaling, rotation and colouring of grey digits, alone or together, as sequences of RGB frames.
-
-Every frame is made from the first image directly, never from the frame before it, so nothing blurs along a sequence.
-A digit is drawn in the red channel; colouring turns its hue and leaves black pixels black.
-"""
+"""What moves along a sequence: the names of the transformations, their levels, and how true frames are made of them."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
+from collections.abc import Callable
 
-import kornia
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TRANSFORMATIONS = ("scaling", "rotation", "coloring")
-# What one level adds: a factor of 0.1 to the size, 10 degrees, 20 degrees of hue. Eight levels reach 1.8, 80, 160.
-STEP = (0.1, math.radians(10), math.radians(20))
+
+@dataclasses.dataclass(frozen=True)
+class Transformations:
+    """K transformations and the truth about them, alone or together.
+
+    A sequence is a base, which says all that does not move, and the level of each transformation in each frame.
+    """
+
+    names: tuple[str, ...]
+    render: Callable[[Tensor, Tensor], Tensor]
+    """bases (B, ...) and levels (B, T+1, K) -> frames (B, T+1, C, H, W) in [0, 1]"""
+    furthest: int | None = None
+    """highest level that there is; None if there is no end"""
+
+    def single(self, bases: Tensor, k: int | Tensor, steps: int) -> Tensor:
+        """Frames (B, T+1, C, H, W) of the k-th transformation, an index or one for each base (B,)."""
+        return self.render(bases, levels_of(self._each(bases, k), steps, len(self.names)))
+
+    def switched(self, bases: Tensor, first: int, second: int, steps: int) -> Tensor:
+        """Frames of the first transformation up to T/2, then of the second on top of it."""
+        a, b = self._each(bases, first), self._each(bases, second)
+        return self.render(bases, switching_levels(a, b, steps, len(self.names)))
+
+    def superposed(self, bases: Tensor, first: int, second: int, steps: int) -> Tensor:
+        """Frames of both transformations at every level."""
+        num = len(self.names)
+        both = sum(levels_of(self._each(bases, k), steps, num) for k in (first, second))
+        assert isinstance(both, Tensor)
+        return self.render(bases, both)
+
+    @staticmethod
+    def _each(bases: Tensor, k: int | Tensor) -> Tensor:
+        return k if isinstance(k, Tensor) else torch.full((len(bases),), k, device=bases.device)
 
 
-def levels_of(k: Tensor, steps: int) -> Tensor:
-    """Levels (B, T+1, 3) of single transformations: 0, 1, ..., T for the k-th, 0 for the others; k (B,)."""
+def levels_of(k: Tensor, steps: int, num: int) -> Tensor:
+    """Levels (B, T+1, num) of single transformations: 0, 1, ..., T for the k-th, 0 for the others; k (B,)."""
     ramp = torch.arange(steps + 1, device=k.device, dtype=torch.float32)
-    return ramp[None, :, None] * F.one_hot(k, len(TRANSFORMATIONS))[:, None]
+    return ramp[None, :, None] * F.one_hot(k, num)[:, None]
 
 
-def switching_levels(first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """Levels (B, T+1, 3) of the first transformation up to T/2, then of the second on top of it."""
+def switching_levels(first: Tensor, second: Tensor, steps: int, num: int) -> Tensor:
+    """Levels (B, T+1, num) of the first transformation up to T/2, then of the second on top of it."""
     ramp = torch.arange(steps + 1, device=first.device, dtype=torch.float32)
     half = steps // 2
     before, after = ramp.clamp_max(half), (ramp - half).clamp_min(0)
-    num = len(TRANSFORMATIONS)
     return (
         before[None, :, None] * F.one_hot(first, num)[:, None] + after[None, :, None] * F.one_hot(second, num)[:, None]
     )
-
-
-def render(digits: Tensor, levels: Tensor) -> Tensor:
-    """Frames (B, T+1, 3, H, W) of digits (B, H, W) at levels (B, T+1, 3) of scaling, rotation and hue."""
-    scale, angle, hue = 1 + levels[..., 0] * STEP[0], levels[..., 1] * STEP[1], levels[..., 2] * STEP[2]
-    return _warp(digits, scale, angle)[:, :, None] * _colour(hue)[..., None, None]
-
-
-def _warp(digits: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
-    """Scale and turn about the pixel (W/2, H/2), bilinear with zero padding: (B, T+1, H, W).
-
-    Counter-clockwise as displayed. The true centre of the image would be half a pixel off; this is the paper's.
-    """
-    batch, frames = scale.shape
-    side = digits.shape[-1]
-    centre = 2 * (side / 2) / (side - 1) - 1  # pixel side/2 in grid_sample's coordinates, -1 and 1 being the end pixels
-    cos, sin = angle.cos() / scale, angle.sin() / scale
-    shift_x, shift_y = centre * (1 - cos + sin), centre * (1 - sin - cos)
-    inverse = torch.stack((cos, -sin, shift_x, sin, cos, shift_y), -1).view(-1, 3)
-    line = torch.linspace(-1, 1, side, device=digits.device)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    points = inverse @ torch.stack((x, y, torch.ones_like(x))).flatten(1)  # one product: affine_grid makes one a frame
-    grid = points.view(batch, frames, 2, side, side).movedim(2, -1).reshape(batch, frames * side, side, 2)
-    # All frames of a digit are one tall image sampled from it, so no digit is copied.
-    warped = F.grid_sample(digits[:, None], grid, align_corners=True, padding_mode="zeros")
-    return warped.view(batch, frames, side, side)
-
-
-def _colour(hue: Tensor) -> Tensor:
-    """Fully saturated RGB (..., 3) of a hue in radians."""
-    full = torch.ones_like(hue)
-    hsv = torch.stack((hue.remainder(2 * math.pi), full, full), -1).view(-1, 3, 1, 1)
-    return kornia.color.hsv_to_rgb(hsv).view(*hue.shape, 3)

@@ -1,0 +1,142 @@
+"""One experiment from its data to its tables and figures, the same whatever the data: build, train, evaluate, write, show."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+import checkpoints
+import models
+import torch
+import train
+import tyro
+from data.transformations import Transformations
+from evaluate import evaluate
+from figures import animation, picture, rows
+from hardware import hardware
+from report import show
+from torch import Tensor
+
+# The published networks, terms and optimiser.
+PAPER: dict[str, Any] = {
+    "networks": "paper",
+    "bounded": True,
+    "frames": None,
+    "balance": 0.0,
+    "gumbel_rate": 3e-5,
+    "initial": 0.0,
+    "marginal": 1.0,
+    "log_det": "laplacian",
+    "batch": 128,
+    "learning_rate": 1e-4,
+    "decay": 0.0,
+    "schedule": "constant",
+    "save_every": 1000,
+}
+SOME = 1000  # bases, for what takes long to measure and changes little with more
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(train.Run, models.Model):
+    """What every experiment has."""
+
+    evaluate_on: Literal["test", "validation"] = "test"
+    """test images, or some of the training images, kept from training: for whoever chooses settings by what comes out"""
+    held_out: int | None = None
+    """evaluate on this many held-out images only (all, if left out); for short runs"""
+
+    def __post_init__(self) -> None:
+        train.Run.__post_init__(self)
+        models.Model.__post_init__(self)
+        if self.held_out is not None and self.held_out < 1:
+            raise ValueError(f"--held-out: got {self.held_out}, expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """What a model is trained and evaluated on."""
+
+    truth: Transformations
+    steps: int
+    """transitions T of a sequence"""
+    side: int
+    """of a frame, which is square and RGB; pixels"""
+    draw: train.Draw
+    held_out: Tensor
+    """bases (N, ...) that training never sees"""
+    elsewhere: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """bases of another kind, by name"""
+    some: int = SOME
+    """how many of the bases are enough for what takes long to measure"""
+    note: str = ""
+    """what every table and figure has to say of the data"""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def balanced(count: int, num: int, device: torch.device) -> Tensor:
+    """Labels (count,) of num transformations, as many of each as possible, which of them have one more being random."""
+    first = torch.randint(num, (), device=device)
+    return (torch.arange(count, device=device) + first) % num
+
+
+def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences]) -> None:
+    """Everything; each process of a run calls it."""
+    fabric = train.start(settings)
+    # Load and build first, so that bad data and settings stop the run before any file is touched.
+    data = sequences(settings, fabric.device)
+    num = len(data.truth.names)
+    _check(settings, num, len(data.held_out))
+    torch.manual_seed(settings.seed)
+    model = models.build(settings, 3, data.side, num, data.steps)
+    train.claim(fabric, settings)
+    machine = hardware(fabric.device, fabric.world_size)
+    seconds = train.train(fabric, model, data.draw, settings)
+    if not fabric.is_global_zero:
+        return
+    results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some)
+    index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
+    found = rows(model, data.held_out, data.truth, data.steps, index, each=6)
+    picture(found, settings.out / "figure.png", data.note)
+    animation(found, settings.out / "evolution.webp")
+    about = {"example": name, "data": data.note} if data.note else {"example": name}
+    written = {**about, "settings": settings.noted(), "hardware": machine, "seconds": seconds, **results}
+    checkpoints.write(settings.out / "results.json", written)
+    show(results, data.note)
+    print(
+        f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png, evolution.webp to {settings.out}"
+    )
+
+
+def _check(settings: Settings, num: int, held_out: int) -> None:
+    share, least = settings.batch // settings.shares, 2 * num
+    if settings.supervision == "none" and share < least:
+        raise ValueError(
+            f"--batch: got {share} sequences in each of {settings.shares} parts, expected at least {least} in each; "
+            "without labels, each part is asked to use all potentials"
+        )
+    if held_out < num + 2:
+        raise ValueError(f"--held-out: got {held_out}, expected at least {num + 2}, one for each row of the figure")
+
+
+def settings_of(kind: type[S], presets: Mapping[str, S], arguments: list[str], description: str | None) -> S:
+    """The preset's settings, and what the command line changes; the first preset is the default."""
+    first = next(iter(presets))
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", default=first)
+    preset = chooser.parse_known_args(arguments)[0].preset
+    return tyro.cli(kind, default=presets.get(preset, presets[first]), args=arguments, description=description)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What a user can mend ends the script with one line."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
