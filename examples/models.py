@@ -7,7 +7,18 @@ import math
 from typing import Literal
 
 import torch
-from networks import SpriteDecoder, paper_classifier, paper_decoder, paper_encoder, small_decoder, small_encoder
+from networks import (
+    SceneDecoder,
+    SpriteDecoder,
+    deep_decoder,
+    deep_encoder,
+    paper_classifier,
+    paper_decoder,
+    paper_encoder,
+    scene_encoder,
+    small_decoder,
+    small_encoder,
+)
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional as F
@@ -24,6 +35,7 @@ from latentflow import (
 )
 
 FORCE_PRICE = 1.0
+Networks = Literal["sprite", "small", "scene", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +46,9 @@ class Model:
     """are the labels of the transformations given, or inferred"""
     dim: int = 16
     """size of the latent"""
-    networks: Literal["sprite", "small", "paper"] = "sprite"
-    """small, with a decoder that draws, places and colours; plainly small; or those of the paper, which had --dim 324"""
+    networks: Networks = "sprite"
+    """small, with a decoder that draws, places and colours; plainly small; small, with a decoder that adds pictures; or those
+    of the paper, which had --dim 324"""
     width: int = 32
     """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     hidden: int | None = None
@@ -95,9 +108,15 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
         )
     dim, width, stacked = settings.dim, settings.width, channels * (steps + 1)
     infer = settings.supervision == "none"
-    if settings.networks == "paper":
+    if settings.networks == "paper" and side > 64:
+        encoder, decoder = deep_encoder(channels, side, dim, 2 * dim), deep_decoder(dim, channels, side)
+        classifier = deep_encoder(stacked, side, dim, num) if infer else None
+    elif settings.networks == "paper":
         encoder, decoder = paper_encoder(channels, side, dim), paper_decoder(dim, channels, side)
         classifier = paper_classifier(stacked, side, num, dim) if infer else None
+    elif settings.networks == "scene":
+        encoder, decoder = scene_encoder(channels, side, 2 * dim, width), SceneDecoder(dim, channels, side, width)
+        classifier = scene_encoder(stacked, side, num, width) if infer else None
     else:
         of_parts = SpriteDecoder if settings.networks == "sprite" else small_decoder
         encoder, decoder = small_encoder(channels, side, 2 * dim, width), of_parts(dim, channels, side, width)

@@ -73,6 +73,46 @@ class SpriteDecoder(nn.Module):
         return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)
 
 
+def scene_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side), of a side that 8 divides -> (N, outputs)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * width * (side // 8) ** 2, 8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, outputs),
+    )
+
+
+class SceneDecoder(nn.Module):
+    """Latents (N, dim) -> logits (N, channels, side, side): a weighted sum of pictures, and convolutions on top of it.
+
+    Most of a scene stands where it is in all images, and a sum of pictures learns that with one product of matrices, many
+    times faster than convolutions do; what moves is left to these.
+    """
+
+    def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        self.shape = channels, side, side
+        self.weights = nn.Sequential(nn.Linear(dim, 8 * width), nn.ReLU(), nn.Linear(8 * width, 8 * width), nn.ReLU())
+        self.pictures = nn.Linear(8 * width, channels * side * side)
+        self.detail = nn.Sequential(
+            nn.Linear(8 * width, 2 * width * (side // 8) ** 2),
+            nn.ReLU(),
+            nn.Unflatten(1, (2 * width, side // 8, side // 8)),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, channels, 4, stride=4),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        weights = self.weights(z)
+        return self.detail(weights) + self.pictures(weights).unflatten(1, self.shape)
+
+
 def paper_encoder(channels: int, side: int, dim: int) -> nn.Sequential:
     """Images (N, channels, side, side) -> mean and log-variance (N, 2 dim); the latent sets the width of all layers."""
     return _five_convolutions(channels, side, dim, 2 * dim).append(nn.Linear(2 * dim, 2 * dim))
@@ -99,6 +139,28 @@ def paper_decoder(dim: int, channels: int, side: int) -> nn.Sequential:
         nn.ReLU(),
         nn.ConvTranspose2d(dim, channels, 4, stride=2, padding=1),
     ).to(memory_format=torch.channels_last)
+
+
+def deep_encoder(channels: int, side: int, width: int, outputs: int) -> nn.Sequential:
+    """Images (N, channels, side, side), of a side that 16 divides -> (N, outputs): the paper's for 128x128 pixels."""
+    layers: list[nn.Module] = []
+    for inputs in (channels, width, width, width):
+        layers += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+    layers += [ConvToPoint(width, width, side // 16), nn.ReLU(), ConvToPoint(width, width, 1), nn.ReLU()]
+    layers += [ConvToPoint(width, width, 1), nn.Flatten(), nn.Linear(width, outputs)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def deep_decoder(dim: int, channels: int, side: int) -> nn.Sequential:
+    """Latents (N, dim) -> logits (N, channels, side, side)."""
+    layers: list[nn.Module] = [nn.Linear(dim, dim), nn.Unflatten(1, (dim, 1, 1)), nn.ReLU()]
+    for kernel in (1, 1, side // 16):
+        layers += [ConvTransposeOfPoint(dim, dim, kernel), nn.ReLU()]
+    for outputs in (dim, dim, dim, channels):
+        layers += [nn.ConvTranspose2d(dim, dim, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(dim, outputs, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).to(memory_format=torch.channels_last)
 
 
 class ConvToPoint(nn.Conv2d):

@@ -5,6 +5,8 @@ import torch
 from networks import (
     ConvToPoint,
     ConvTransposeOfPoint,
+    deep_decoder,
+    deep_encoder,
     paper_classifier,
     paper_decoder,
     paper_encoder,
@@ -24,12 +26,17 @@ def test_the_networks_of_the_paper_have_its_numbers_of_parameters() -> None:
         assert parameters(paper_decoder(324, 3, 28)) == 35_185_431
         assert parameters(paper_encoder(3, 64, 226)) + parameters(paper_decoder(226, 3, 64)) == 161_375_529
         assert parameters(paper_classifier(27, 28, 3, 324)) == 35_205_843
+        assert parameters(deep_encoder(3, 128, 324, 648)) + parameters(deep_decoder(324, 3, 128)) == 32_574_639
 
 
 @pytest.mark.parametrize("side", [16, 28])
-@pytest.mark.parametrize("kind", ["small", "paper"])
+@pytest.mark.parametrize("kind", ["small", "paper", "deep"])
 def test_shapes(kind: str, side: int) -> None:
-    if kind == "paper":
+    if kind == "deep":
+        side = 32 if side == 28 else side  # 16 has to divide it
+        encoder, decoder = deep_encoder(3, side, 6, 12), deep_decoder(6, 3, side)
+        classifier = deep_encoder(27, side, 6, 3)
+    elif kind == "paper":
         encoder, decoder, classifier = (
             paper_encoder(3, side, 6),
             paper_decoder(6, 3, side),
