@@ -7,6 +7,11 @@
 * scaling: time and peak memory as the number of potentials, the steps, the dimensions or the batch grow;
 * memory: peak memory of each way to the log-determinant, and of the rollouts.
 
+Of the data of the examples, when asked for with --only:
+
+* rendering: frames per second of the synthetic scenes, and their share of a training step;
+* loading: images per second of the readers of files.
+
 Contestants take turns and medians are compared: only ratios of one run mean anything, as absolute times depend on the machine
 and on what else it does.
 """
@@ -30,6 +35,7 @@ from hardware import hardware
 from benchmarks import scaling
 
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
+DATA = ("rendering", "loading")  # of the examples, not of the library
 RESULTS = Path(__file__).parent / "results"
 # By default glibc hands large freed blocks back, and each step faults in its pages anew. In bytes, read when a process starts.
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
@@ -39,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="leave out the others")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS + DATA, default=BENCHMARKS, help="leave out the others")
     parser.add_argument("--repeats", type=int, default=25, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-memory", action="store_true", help="have glibc keep freed memory for the next step")
