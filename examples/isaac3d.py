@@ -20,7 +20,9 @@ from factor_experiment import DataSet, Settings
 # All but the shape of the object, as in the paper.
 DATA = DataSet("isaac3d", Isaac3D, Kitchen, moving=(1, 2, 3, 4, 5, 6, 7, 8), states=4)
 PRESETS = {
-    "cpu": Settings(out=Path("runs/isaac3d"), networks="scene", batch=32, steps=4000),
+    "cpu": Settings(
+        out=Path("runs/isaac3d"), networks="scene", dim=24, batch=16, steps=4500, initial=0.02, marginal=0.002
+    ),
     "paper": Settings(
         preset="paper",
         data="files",

@@ -30,10 +30,12 @@ class Settings(train.Run, models.Model):
 
     out: Path = Path("runs/samples")
     networks: models.Networks = "scene"
-    steps: int = 6000
-    batch: int = 4
-    accumulate: int = 4
+    steps: int = 4200
+    batch: int = 3
+    """sequences in a step, at most: as many as there are of one length"""
     frames: int | None = None
+    initial: float = 0.02
+    marginal: float = 0.002
 
     def __post_init__(self) -> None:
         train.Run.__post_init__(self)
@@ -55,9 +57,12 @@ def main(settings: Settings) -> None:
     train.claim(fabric, settings)
 
     def draw(count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
-        """One sequence, as often as asked: they differ in length, so no two fit into one batch."""
-        k = (step * settings.shares + share) % len(sequences)
-        return sequences[k].expand(count, -1, -1, -1, -1), torch.full((count,), k, device=fabric.device)
+        """One sequence after the other, each with others of its length, as those of another do not fit into its batch."""
+        own = (step * settings.shares + share) % len(sequences)
+        alike = [k for k, x in enumerate(sequences) if len(x) == len(sequences[own])]
+        first = alike.index(own)
+        chosen = (alike[first:] + alike[:first])[:count]
+        return torch.stack([sequences[k] for k in chosen]), torch.tensor(chosen, device=fabric.device)
 
     seconds = train.train(fabric, model, draw, settings)
     if not fabric.is_global_zero:

@@ -114,9 +114,7 @@ def test_bad_settings_are_named(changes: dict, said: str, tmp_path: Path) -> Non
 
 @needs_samples
 def test_real_sample_sequences_are_learned_whole(tmp_path: Path) -> None:
-    settings = samples.Settings(
-        out=tmp_path, steps=2, save_every=2, width=2, threads=1, accelerator="cpu", batch=16, accumulate=16
-    )
+    settings = samples.Settings(out=tmp_path, steps=2, save_every=2, width=2, threads=1, accelerator="cpu", batch=16)
     samples.main(settings)
     results = json.loads((tmp_path / "results.json").read_text())
     real = {
@@ -132,17 +130,20 @@ def test_real_sample_sequences_are_learned_whole(tmp_path: Path) -> None:
 
 
 @needs_samples
-def test_each_round_of_steps_shows_every_sample_sequence_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_each_round_of_steps_shows_every_sample_sequence_equally_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[int, float] = dict.fromkeys(range(16), 0.0)
 
     def trained(fabric: object, model: torch.nn.Module, draw: samples.train.Draw, run: samples.Settings) -> float:
-        for step in range(4):
-            for share in range(run.shares):
-                x, k = draw(1, step, share)
-                seen.append((x.shape[1], k.item()))
+        for step in range(16):
+            x, k = draw(run.batch, step, 0)
+            assert len(x) == len(k) == len(k.unique()) <= run.batch
+            assert x.shape[1] == (*FALCOR3D.sizes, *ISAAC3D.sizes)[step]
+            for each in k.tolist():
+                shown[each] += 1 / len(k)  # as the loss is a mean over the batch
         return 0.0
 
     monkeypatch.setattr(samples.train, "train", trained)
-    samples.main(samples.Settings(out=tmp_path, width=2, threads=1, accelerator="cpu", batch=4, accumulate=4))
-    assert sorted(k for _, k in seen) == list(range(16))
-    assert [length for length, _ in sorted(seen, key=lambda each: each[1])] == [*FALCOR3D.sizes, *ISAAC3D.sizes]
+    samples.main(samples.Settings(out=tmp_path, width=2, threads=1, accelerator="cpu"))
+    assert shown == pytest.approx(dict.fromkeys(range(16), 1.0))
