@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 SWITCH, SUPERPOSE = (0, 1), (0, 2)  # the pairs that are drawn
+LONG = 24  # letters of a name that do not fit beside a picture
 SIZE, MARGIN, GAP = 56, 110, 4  # of an animation: an image at most, the names on its left, between images; pixels
 
 
@@ -55,13 +56,17 @@ def _decoded(model: FlowVAE, z: Tensor) -> Tensor:
     return model.decode(z).sigmoid()
 
 
+def _wrapped(name: str) -> str:
+    return name.replace(", then ", ",\nthen ").replace(" with ", "\nwith ")
+
+
 def picture(found: list[Row], path: Path, title: str = "") -> None:
-    """A PNG with a pair of rows, truth and flow, for the first sequence of each; time runs to the right."""
-    frames = max(row.truth.shape[1] for row in found)
+    """A PNG or WebP with a pair of rows, truth and flow, for the first sequence of each; time runs to the right."""
+    frames, height = max(row.truth.shape[1] for row in found), 1.85 * len(found)
     figure, axes = plt.subplots(
         2 * len(found),
         frames,
-        figsize=(0.9 * frames + 2.2, 1.85 * len(found)),
+        figsize=(0.9 * frames + 2.2, height),
         gridspec_kw={"wspace": 0.04, "hspace": 0.08},
     )
     for r, row in enumerate(found):
@@ -73,15 +78,16 @@ def picture(found: list[Row], path: Path, title: str = "") -> None:
                 axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
             axes[2 * r + offset, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        name = row.name if max(map(len, row.name.split("\n"))) < LONG else _wrapped(row.name)
         axes[2 * r, 0].text(
-            -0.75, -0.04, row.name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
+            -0.75, -0.04, name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
         )
     for t, axis in enumerate(axes[0]):
         axis.set_title(f"t = {t}", fontsize=9)
-    figure.subplots_adjust(left=0.24, right=0.99, top=0.96, bottom=0.01)
-    figure.text(0.01, 0.995, title, ha="left", va="top", fontsize=9)
+    figure.subplots_adjust(left=0.24, right=0.99, top=1 - 0.37 / height, bottom=0.0925 / height)
+    figure.text(0.01, 1 - 0.05 / height, title, ha="left", va="top", fontsize=9)
     partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=110, format="png")
+    figure.savefig(partial, dpi=110, format=path.suffix[1:])
     plt.close(figure)
     partial.replace(path)
 
@@ -107,8 +113,7 @@ def _still(found: list[Row], t: int) -> Image.Image:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for r, row in enumerate(found):
         top = r * (pair + 3 * GAP) + GAP
-        text = row.name.replace(", then ", ",\nthen ").replace(" with ", "\nwith ")
-        draw.multiline_text((4, top + pair // 2), f"{text}", "black", font, anchor="lm")
+        draw.multiline_text((4, top + pair // 2), _wrapped(row.name), "black", font, anchor="lm")
         for offset, images in enumerate((row.truth[:, t], row.flow[:, t])):
             large = F.interpolate(images.clamp(0, 1), (size, size), mode="nearest")
             for column, image in enumerate((255 * large).byte().permute(0, 2, 3, 1)):

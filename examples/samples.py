@@ -71,9 +71,9 @@ def main(settings: Settings) -> None:
     results = {"transformations": errors}
     about = {"example": "samples", "settings": settings.noted(), "hardware": hardware(fabric.device, fabric.world_size)}
     checkpoints.write(settings.out / "results.json", {**about, "seconds": seconds, **results})
-    picture(rows, settings.out / "figure.png")
+    picture(rows, settings.out / "figure.webp")
     show(results)
-    print(f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png to {settings.out}")
+    print(f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.webp to {settings.out}")
 
 
 @torch.no_grad()

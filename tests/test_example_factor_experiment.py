@@ -15,6 +15,7 @@ from data.factors import FALCOR3D, ISAAC3D, SHAPES3D
 from data.files import data_folder
 from data.samples import samples as read_samples
 from factor_experiment import DataSet, Settings
+from PIL import Image
 
 from tests.test_example_factor_sequences import Spelled
 
@@ -117,6 +118,8 @@ def test_real_sample_sequences_are_learned_whole(tmp_path: Path) -> None:
     settings = samples.Settings(out=tmp_path, steps=2, save_every=2, width=2, threads=1, accelerator="cpu", batch=16)
     samples.main(settings)
     results = json.loads((tmp_path / "results.json").read_text())
+    with Image.open(tmp_path / "figure.webp") as figure:
+        assert figure.height > figure.width  # a pair of rows for each sequence
     real = {
         f"{kind}, {name}": frames / 255
         for kind in ("falcor3d", "isaac3d")
