@@ -30,7 +30,7 @@ class Settings(train.Run, models.Model):
 
     out: Path = Path("runs/samples")
     networks: models.Networks = "scene"
-    steps: int = 4200
+    steps: int = 7500
     batch: int = 3
     """sequences in a step, at most: as many as there are of one length"""
     frames: int | None = None
