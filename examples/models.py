@@ -15,7 +15,6 @@ from networks import (
     paper_classifier,
     paper_decoder,
     paper_encoder,
-    scene_encoder,
     small_decoder,
     small_encoder,
 )
@@ -115,8 +114,9 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
         encoder, decoder = paper_encoder(channels, side, dim), paper_decoder(dim, channels, side)
         classifier = paper_classifier(stacked, side, num, dim) if infer else None
     elif settings.networks == "scene":
-        encoder, decoder = scene_encoder(channels, side, 2 * dim, width), SceneDecoder(dim, channels, side, width)
-        classifier = scene_encoder(stacked, side, num, width) if infer else None
+        encoder = small_encoder(channels, side, 2 * dim, width, stride=4)
+        decoder = SceneDecoder(dim, channels, side, width)
+        classifier = small_encoder(stacked, side, num, width, stride=4) if infer else None
     else:
         of_parts = SpriteDecoder if settings.networks == "sprite" else small_decoder
         encoder, decoder = small_encoder(channels, side, 2 * dim, width), of_parts(dim, channels, side, width)

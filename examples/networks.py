@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
-    """Images (N, channels, side, side) -> (N, outputs)."""
+def small_encoder(channels: int, side: int, outputs: int, width: int = 32, stride: int = 2) -> nn.Sequential:
+    """Images (N, channels, side, side) -> (N, outputs); with a stride of 4, for large images, 8 has to divide the side."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=2, padding=1),
+        nn.Conv2d(channels, width, 4, stride=stride, padding=(4 - stride) // 2),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(2 * width * (side // 4) ** 2, 8 * width),
+        nn.Linear(2 * width * (side // (2 * stride)) ** 2, 8 * width),
         nn.ReLU(),
         nn.Linear(8 * width, outputs),
     )
@@ -71,20 +71,6 @@ class SpriteDecoder(nn.Module):
         # A pixel is lit in a channel where the canvas is lit and the colour has it: p = p_1 p_2, in logits.
         unlit, lacks = torch.broadcast_tensors(-canvas, -self.palette(colour)[..., None, None])
         return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)
-
-
-def scene_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
-    """Images (N, channels, side, side), of a side that 8 divides -> (N, outputs)."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(2 * width * (side // 8) ** 2, 8 * width),
-        nn.ReLU(),
-        nn.Linear(8 * width, outputs),
-    )
 
 
 class SceneDecoder(nn.Module):

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(results: dict[str, Any], note: str = "") -> None:
-    """Print the tables; the note says what the data are, where that is not the real ones."""
+def show(results: dict[str, Any], note: str = "", on: str = "held-out images") -> None:
+    """Print the tables; the note says what the data are, where that is not the real ones, and `on` what was measured."""
     console = Console()
     table = _table(
-        f"equivariance error on held-out images, summed over pixels and steps{note and f' ({note})'}",
+        f"equivariance error on {on}, summed over pixels and steps{note and f' ({note})'}",
         "transformation", "flow", "identity", "ratio", "autoencoded", "folds",
     )  # fmt: skip
     for name, row in results["transformations"].items():

@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
     about = {"example": "samples", "settings": settings.noted(), "hardware": hardware(fabric.device, fabric.world_size)}
     checkpoints.write(settings.out / "results.json", {**about, "seconds": seconds, **results})
     picture(rows, settings.out / "figure.webp")
-    show(results)
+    show(results, on="the training sequences")
     print(f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.webp to {settings.out}")
 
 
