@@ -1,7 +1,5 @@
 """Images per second that training can be fed with: decoded from files in the formats of the data sets, and from the store.
 
-    python benchmarks/loading.py [--repeats 25] [--out benchmarks/results/loading.json]
-
 * decoded: every image once in random order, its store being empty; decoding it, keeping it and copying it into the batch;
 * kept: random sequences, all of whose images are in the store.
 
@@ -12,18 +10,12 @@ this measures processors and memory, not disks. To compare: a training step take
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import h5py
 import numpy as np
@@ -33,7 +25,6 @@ from data.files import DataError
 from data.numbered import Falcor3D
 from data.samples import samples
 from data.shapes3d import FILE, Shapes3D
-from hardware import hardware
 from PIL import Image
 from torch import Tensor
 
@@ -113,17 +104,3 @@ def measure(repeats: int) -> dict[str, Any]:
     for name, each in found.items():
         print(f"{name}: ", "   ".join(f"{how} {rate:,.0f} images/s" for how, rate in each.items()), flush=True)
     return found
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=25, help="of each batch of kept images")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loading.json", help="JSON")
-    options = parser.parse_args(arguments)
-    results = {"hardware": hardware(), "repeats": options.repeats, "images per second": measure(options.repeats)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
