@@ -19,3 +19,14 @@ torch.set_num_threads(1)  # the tensors are tiny: on a busy machine a second thr
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """All data sets of `data_files` under their names in one data folder."""
+    from tests.data_files import WRITTEN  # not above: most tests need none of its libraries
+
+    folder = tmp_path_factory.mktemp("data")
+    for name, (write, _, _) in WRITTEN.items():
+        write(folder / name)
+    return folder
