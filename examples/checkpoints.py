@@ -1,9 +1,15 @@
-"""The folder of a run: claimed once, checkpoints that are whole or absent, and what a resumed run must share with them."""
+"""The folder of a run: claimed once, checkpoints that are whole or absent, and what a resumed run must share with them.
+
+Each checkpoint records the SHA-256 of its files, and nothing is loaded that has another. Nothing in a file is ever run. What is
+wrong with a file is a `ValueError` that names it, or an `OSError` that names it, if the system does not let it be read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,9 @@ from torch import nn
 FOLDERS = ("checkpoints", "tensorboard")
 FILES = ("results.json", "log.csv", "figure.png", "evolution.webp")
 _NOTED = "settings.json"
+# What a checkpoint consists of, and the record of their hashes.
+_MODEL, _STATE, _RECORD = "model.safetensors", "state.pt", "files.json"
+_KEPT = 2  # checkpoints: if the last is damaged there is one to go back to
 
 
 def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -32,11 +41,11 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
         return
     if not noted.is_file() or last(out) is None:
         raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew with --overwrite")
-    before, now = json.loads(noted.read_text()), _as_noted(settings)
+    before, now = read(noted), _as_noted(settings)
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
     if changed:
         raise ValueError(
-            f"--resume: got {', '.join(changed)}, expected the settings of the run; "
+            f"--resume: got {', '.join(changed)}, expected the settings of the run in {noted}; "
             "give these again (its schedule was made for them), or start anew with --overwrite"
         )
 
@@ -62,41 +71,92 @@ def write(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Read what `write` has written."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: got {error}, expected a JSON object; the file is damaged") from error
+    return content
+
+
 def save(out: Path, step: int, model: nn.Module, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside the last one, rename it into place, and only then drop the last one."""
+    """Write a checkpoint beside the last one, rename it into place, and only then drop the one before the last."""
     finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
     if not finite:
         raise ValueError(f"model: got parameters that are not finite at step {step}; lower --learning-rate")
     folder = out / "checkpoints"
     partial, target = folder / f".partial-{os.getpid()}", folder / f"{step:08d}"
     partial.mkdir(parents=True)
-    save_model(model, str(partial / "model.safetensors"))
-    torch.save({"step": step, **state}, partial / "state.pt")
+    save_model(model, str(partial / _MODEL))
+    torch.save({"step": step, **state}, partial / _STATE)
+    write(partial / _RECORD, {name: _hash(partial / name) for name in (_MODEL, _STATE)})
     partial.rename(target)
-    for old in folder.glob("[0-9]*"):
-        if old != target:
-            shutil.rmtree(old)
+    for old in _all(out)[:-_KEPT]:
+        shutil.rmtree(old)
 
 
 def restore(out: Path, model: nn.Module, parts: dict[str, Any]) -> dict[str, Any]:
     """Load the last checkpoint into the model and into parts with `load_state_dict`; return its state."""
     folder = last(out)
     assert folder is not None, "check() has found one"
+    damage = _damage(folder)
+    if damage is not None:
+        whole = [earlier for earlier in _all(out)[:-1] if _damage(earlier) is None]
+        advice = f"delete {folder}, and --resume goes on from {whole[-1].name}" if whole else "start with --overwrite"
+        raise ValueError(f"{damage}: {advice}")
     try:
-        load_model(model, str(folder / "model.safetensors"))
-        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        load_model(model, str(folder / _MODEL))
+        state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+        if state["step"] != int(folder.name):
+            raise ValueError(f"step {state['step']}")
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state | {"step": int(state["step"]), "seconds": float(state["seconds"])}
     except Exception as error:
+        # Torch's own message recommends to let the file run its code.
+        said = f"code in {_STATE}" if isinstance(error, pickle.UnpicklingError) else error
         raise ValueError(
-            f"{folder}: got {error}, expected a whole checkpoint of this model; if it is damaged, start again with --overwrite"
+            f"{folder}: got {said}, expected a whole checkpoint of this model after {int(folder.name)} steps; "
+            "if it is damaged, start again with --overwrite"
         ) from error
 
 
 def last(out: Path) -> Path | None:
     """The last whole checkpoint."""
-    return max((out / "checkpoints").glob("[0-9]*"), default=None)
+    return (_all(out) or [None])[-1]
+
+
+def _all(out: Path) -> list[Path]:
+    """The checkpoints that are there, by their steps."""
+    found = (path for path in (out / "checkpoints").glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, as far as their hashes tell."""
+    record = checkpoint / _RECORD
+    try:
+        hashes = read(record) if record.is_file() else {}
+    except ValueError as error:
+        return str(error)
+    for name in (_MODEL, _STATE):
+        path = checkpoint / name
+        if name not in hashes:
+            return f"{record}: got no hash of {name}, expected one; the checkpoint is damaged"
+        if not path.is_file():
+            return f"{path}: got no such file, expected one with SHA-256 {hashes[name]}; the checkpoint is damaged"
+        found = _hash(path)
+        if found != hashes[name]:
+            return f"{path}: got SHA-256 {found}, expected {hashes[name]}, as it was saved; the file is damaged"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_noted(settings: dict[str, Any]) -> dict[str, Any]:

@@ -104,5 +104,5 @@ def _keep_rows(log: Path, steps: int) -> None:
     """Drop the rows of steps after a checkpoint: they will be taken again."""
     if log.is_file():
         kept = log.with_name(f".{log.name}")
-        kept.write_text("".join(log.read_text().splitlines(keepends=True)[: steps + 1 if steps else 0]))
+        kept.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[: steps + 1 if steps else 0]))
         kept.replace(log)

@@ -72,13 +72,13 @@ def _results(settings: mnist.Settings, name: str) -> dict[str, Any]:
     out = settings.out / name.replace(" ", "-") / str(settings.seed)
     settings = dataclasses.replace(settings, out=out)
     written = out / "results.json"
-    if written.exists() and _same(json.loads(written.read_text())["settings"], settings.noted()):
-        return dict(json.loads(written.read_text()))
+    if written.exists() and _same(checkpoints.read(written)["settings"], settings.noted()):
+        return checkpoints.read(written)
     print(f"{name}, seed {settings.seed}", flush=True)
     noted = out / "settings.json"
-    goes_on = checkpoints.last(out) is not None and _same(json.loads(noted.read_text()), settings.noted())
+    goes_on = checkpoints.last(out) is not None and _same(checkpoints.read(noted), settings.noted())
     mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=not goes_on))
-    return dict(json.loads(written.read_text()))
+    return checkpoints.read(written)
 
 
 def _same(noted: dict[str, Any], settings: dict[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """Files in the real formats of the data sets, in which every image says which values it has, and what reads them."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,13 +91,3 @@ WRITTEN: dict[str, tuple[Callable[[Path], object], Callable[..., Any], Factors]]
     "isaac3d": (lambda folder: write_numbered(folder, FEW_ISAAC3D, "labels.npy"), Isaac3D, FEW_ISAAC3D),
     "dsprites": (write_dsprites, DSprites, FEW_DSPRITES),
 }
-
-
-class Code:
-    """What would make a folder if it were unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)

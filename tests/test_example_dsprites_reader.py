@@ -14,7 +14,8 @@ from data.files import DataError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data_files import FEW_DSPRITES, Code, drawn, every, said, write_dsprites
+from tests.data_files import FEW_DSPRITES, drawn, every, said, write_dsprites
+from tests.fuzzing import Code
 
 
 def test_what_would_run_code_does_not(tmp_path: Path) -> None:
@@ -61,7 +62,10 @@ def test_arrays_of_both_versions_of_the_format(version: tuple[int, int], tmp_pat
         ({"imgs": np.zeros((360, 64, 64), bool)}, "of bool, expected"),
         ({"imgs": np.zeros((360, 64, 64), np.uint8, "F")}, "expected"),
         ({"imgs": np.full((360, 64, 64), 255, np.uint8)}, "got imgs up to 255, expected .* in .0, 1."),
-        ({"latents_classes": np.zeros((360, 6), np.int64)}, r"got latents_classes \(360, 6\) in another order"),
+        (
+            {"latents_classes": np.zeros((360, 6), np.int64)},
+            r"got latents_classes \(360, 6\) of int64 in another order",
+        ),
         ({"latents_classes": np.zeros((360, 5), np.int64)}, r"got latents_classes \(360, 5\)"),
     ],
 )

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.data_files import FEW_FALCOR3D, FEW_ISAAC3D, WRITTEN, Code, every, said, write_array
+from tests.data_files import FEW_FALCOR3D, FEW_ISAAC3D, WRITTEN, every, said, write_array
+from tests.fuzzing import Code
 
 
 @pytest.fixture

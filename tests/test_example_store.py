@@ -73,7 +73,7 @@ def test_only_what_was_decoded_takes_room(tmp_path: Path) -> None:
     store, _ = opened(tmp_path / "images", count, block=1)
     assert all_right(store, np.array([0, count // 2, count - 1]))
     told = (tmp_path / "images").stat()
-    assert told.st_size == count * np.prod(SHAPE) + count
+    assert told.st_size == count * np.prod(SHAPE) + 4 * count
     assert told.st_blocks * 512 < told.st_size / 10
 
 
@@ -108,6 +108,36 @@ def test_cut_files_are_made_anew(data: st.DataObject, which: str, tmp_path_facto
     assert len(decoder.reads) == 7
 
 
+@given(data=st.data())
+def test_damaged_images_are_decoded_anew(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of the images or of the checksums, by a bit, or by a power cut that leaves zeros."""
+    path = tmp_path_factory.mktemp("store") / "images"
+    all_right(opened(path)[0])
+    before = path.read_bytes()
+    whole = bytearray(before)
+    place, size = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 200))
+    damage = data.draw(st.sampled_from([bytes(size), bytes([whole[place] ^ 16])]))[: len(whole) - place]
+    whole[place : place + len(damage)] = damage
+    path.write_bytes(whole)
+    store, decoder = opened(path)
+    assert all_right(store)
+    assert bool(decoder.reads) == (whole != before)
+    again, decoder = opened(path)
+    assert all_right(again)
+    assert not decoder.reads, "the damage stays"
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000], ids=["empty", "open", "no text", "deep"]
+)
+def test_any_other_record_is_that_of_another_store(tmp_path: Path, record: bytes) -> None:
+    all_right(opened(tmp_path / "images")[0])
+    (tmp_path / "images.json").write_bytes(record)
+    store, decoder = opened(tmp_path / "images")
+    assert all_right(store)
+    assert len(decoder.reads) == 7
+
+
 # A process of its own: it fills blocks 0 to 6 one after another, and ends itself before one of its writes.
 KILLED = """
 import os, signal, sys
@@ -136,7 +166,7 @@ for row in range(0, 20, 3):
 
 @pytest.mark.parametrize(("before", "half", "kept"), [(4, False, 2), (5, False, 2), (5, True, 2)])
 def test_who_is_killed_loses_one_block(tmp_path: Path, before: int, half: bool, kept: int) -> None:
-    """Writes 0, 2, ... are images, writes 1, 3, ... the bytes that say they are there."""
+    """Writes 0, 2, ... are images, writes 1, 3, ... the checksums that say they are there."""
     root = Path(__file__).parents[1]
     script = KILLED.format(paths=[str(root), str(root / "examples")], before=before, half=half)
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "images"], capture_output=True, check=False)

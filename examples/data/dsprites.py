@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.factors import DSPRITES, Factors
-from data.files import DAMAGES, DataError, data_folder
+from data.files import DataError, data_folder
 
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _AT_ONCE = 4096  # images unpacked in one piece
@@ -22,7 +22,11 @@ class DSprites:
     """Images by the values of their factors, from `folder`, by default ``dsprites`` in the data folder.
 
     All images are in memory, eight pixels to a byte: 377 MB instead of 3 GB. Only the images and the numbers of their factors
-    are read: the file's metadata is a pickle, which could run code.
+    are read: the file's metadata is a pickle, which could run code. Everything that is read has the archive's checksums.
+
+    Raises:
+        DataError: the file is not there, or damaged, or another; it is named.
+        OSError: the system does not let it be read.
     """
 
     side = 64
@@ -38,12 +42,12 @@ class DSprites:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 with archive.open("latents_classes.npy") as file:
-                    self._check_classes(np.lib.format.read_array(file, allow_pickle=False))
+                    self._check_classes(file)
                 with archive.open("imgs.npy") as file:
                     self._bits = self._packed(file)
         except DataError:
             raise
-        except DAMAGES as error:
+        except Exception as error:
             raise DataError(
                 f"{self.path}: got {error or type(error).__name__}, expected dSprites with arrays imgs and latents_classes; "
                 "download it again"
@@ -57,9 +61,7 @@ class DSprites:
 
     def _packed(self, file: IO[bytes]) -> np.ndarray:
         """The bits (count, 512) of the array in this member, a few thousand images at a time."""
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_column, dtype = read_header(file)
+        shape, by_column, dtype = _header(file)
         count, pixels = len(self.factors), self.side**2
         if shape != (count, self.side, self.side) or dtype != np.uint8 or by_column:
             raise self._other(f"imgs {shape} of {dtype}")
@@ -76,20 +78,33 @@ class DSprites:
             raise self._other(f"more than {count} images")
         return packed
 
-    def _check_classes(self, classes: np.ndarray) -> None:
+    def _check_classes(self, file: IO[bytes]) -> None:
         """The first column is the one colour."""
         truth = self.factors.values(torch.arange(len(self.factors))).numpy()
-        if classes.shape != (len(truth), truth.shape[1] + 1) or not np.array_equal(classes[:, 1:], truth):
-            raise DataError(
-                f"{self.path}: got latents_classes {classes.shape} in another order, expected {len(truth)} rows of "
-                f"color, {', '.join(self.factors.names)}, the last running fastest; download it again"
-            )
+        expected = (len(truth), truth.shape[1] + 1)
+        shape, by_column, dtype = _header(file)
+        if shape == expected and dtype.kind in "iu":  # only then is anything of that size read
+            content = np.frombuffer(file.read(len(truth) * expected[1] * dtype.itemsize), dtype)
+            classes = content.reshape(expected, order="F" if by_column else "C")
+            if np.array_equal(classes[:, 1:], truth):
+                return
+        raise DataError(
+            f"{self.path}: got latents_classes {shape} of {dtype} in another order, expected {len(truth)} rows of integers for "
+            f"color, {', '.join(self.factors.names)}, the last running fastest; download it again"
+        )
 
     def _other(self, found: str) -> DataError:
         return DataError(
             f"{self.path}: got {found}, expected ({len(self.factors)}, {self.side}, {self.side}) of uint8 in (0, 1); "
             "download it again"
         )
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, whether it is stored by column, and dtype of the array in this member."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read_header(file)
 
 
 def dsprites(count: int, side: int, seed: int = 0, folder: Path | None = None) -> Tensor | None:

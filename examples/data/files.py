@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import os
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
-
-# What reading damaged, truncated, encrypted or foreign arrays and archives of arrays raises. NumPy's reader of headers parses
-# them as Python's tokens, and reserves as much memory as they promise.
-DAMAGES = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    ValueError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class DataError(ValueError):
-    """A data file is missing, truncated or not what it should be."""
+    """A data file is missing, truncated or not what it should be.
+
+    Which errors a library raises of a damaged file is not documented, and not to be foreseen: HDF5 has TypeErrors, Pillow
+    IndexErrors, NumPy those of Python's tokenizer. Readers turn all of them into this one, which names the file.
+    """
 
 
 def data_folder() -> Path:

@@ -31,7 +31,12 @@ HASHES = {
 
 
 def mnist(folder: Path | None = None, *, download: bool = True) -> tuple[Tensor, Tensor]:
-    """Training (60000, 28, 28) and test (10000, 28, 28) images in [0, 1]."""
+    """Training (60000, 28, 28) and test (10000, 28, 28) images in [0, 1].
+
+    Raises:
+        DataError: a file is not there, or has other bytes than MNIST's; it is named.
+        OSError: the system does not let it be read.
+    """
     folder = data_folder() / "mnist" if folder is None else folder
     train, test = (_images(folder, f"{part}-images-idx3-ubyte", download) for part in ("train", "t10k"))
     return train, test

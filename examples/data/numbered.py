@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.factors import FALCOR3D, ISAAC3D, Factors
-from data.files import DAMAGES, DataError, data_folder
+from data.files import DataError, data_folder
 from data.store import Store
 
 SIDE = 128
@@ -26,7 +26,11 @@ class Numbered:
     """Images by the values of their factors, from `folder`, by default the first of `folders` in the data folder.
 
     Names and number of the images and all labels are checked when it is opened, and each image when it is read. Decoded images
-    are kept in the folder `store`, by default beside the images.
+    are kept in the folder `store`, by default beside the images. No pickle is opened.
+
+    Raises:
+        DataError: a file is not there, or damaged, or another; it is named. A PNG file has checksums, labels are known.
+        OSError: the system does not let a file or a folder be read.
     """
 
     side = SIDE
@@ -92,8 +96,10 @@ def read_png(path: Path) -> np.ndarray:
         with Image.open(content, formats=("PNG",)) as image:
             width, height = image.size
             pixels = np.array(image.convert("RGB")) if width == height == SIDE else None  # others may be huge
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: got {error}, expected a whole PNG file; unpack it again") from error
+    except Exception as error:
+        raise DataError(
+            f"{path}: got {error or type(error).__name__}, expected a whole PNG file; unpack it again"
+        ) from error
     if pixels is None:
         raise DataError(
             f"{path}: got {width}x{height}, expected {SIDE}x{SIDE}; use the data set's archive of 128x128 images"
@@ -125,7 +131,7 @@ def _check_labels(path: Path, name: str, factors: Factors) -> None:
         raise DataError(f"{path.parent}: got no {path.name}, expected the labels of {name}; {advice}")
     try:
         labels = np.load(path, allow_pickle=False)  # by its content: the extension does not matter
-    except DAMAGES as error:
+    except Exception as error:
         raise DataError(f"{path}: got {error}, expected a whole .npy file of numbers; unpack it again") from error
     expected = (len(factors), len(factors.sizes))
     if not isinstance(labels, np.ndarray):

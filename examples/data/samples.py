@@ -21,6 +21,10 @@ def samples(name: Literal["falcor3d", "isaac3d"], folder: Path | None = None) ->
 
     The folder, by default ``falcor3d_samples`` or ``isaac3d_samples`` in the data folder, has the files ``<j>_<name>/<t>.png``,
     value t of the j-th factor.
+
+    Raises:
+        DataError: a file or a folder is not there, or too many, or damaged; it is named.
+        OSError: the system does not let one be read.
     """
     if name not in _FACTORS:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(_FACTORS)}")
