@@ -38,7 +38,7 @@ class HJConstraint(nn.Module):
         ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
 
     Raises:
-        ValueError: force and potential disagree on K, latents are not finite, or an option is unknown.
+        ValueError: force and potential disagree on K, latents or the result are not finite, or an option is unknown.
 
     Example:
         This potential of an optimal transport has residual 0:
@@ -100,12 +100,12 @@ class HJConstraint(nn.Module):
         r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
         with torch.autocast(device_type(z), enabled=False):
             z = _latents(z)
-            return self._residual_and_force(z, t, None)[0]
+            return _finite("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
         with torch.autocast(device_type(z), enabled=False):
-            return self._initial(_latents(z), None)
+            return _finite("initial", self._initial(_latents(z), None))
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
@@ -140,6 +140,7 @@ class HJConstraint(nn.Module):
             if self.initial_weight > 0:
                 initial = self._initial(z[:, 0], first) if shared is None else shared.squared_gradients_at_0()
                 total = total + self.initial_weight * (weights[:, 0] * initial).sum(-1)
+            _finite("HJConstraint", total[:, None])
             return total
 
     def _may_share(self, path: LatentPath) -> bool:
@@ -179,6 +180,12 @@ class HJConstraint(nn.Module):
 
     def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
         return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
+
+
+def _finite(name: str, x: Tensor) -> Tensor:
+    """Squares of large derivatives overflow, and derivatives may be nan where a potential is not smooth."""
+    require_finite(name, x, "look for exploding potentials, or for points where they are not smooth, or use float64")
+    return x
 
 
 def _latents(z: Tensor) -> Tensor:

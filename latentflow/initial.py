@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from latentflow.validate import require_no_nan
+
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -55,8 +57,14 @@ def sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
 
 
 def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
-    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch."""
+    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch.
+
+    Raises where it is nan, which torch's `Normal` gives without a word if the square of its scale is 0 or infinite.
+    """
     value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
+    require_no_nan(
+        "q0.log_prob(z_0)", value[:, None], "clamp the log-variance of the encoder, for example to [-20, 20]"
+    )
     return value
 
 

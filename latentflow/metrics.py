@@ -14,7 +14,7 @@ from latentflow.objective import flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import positive_integer, require_floating
+from latentflow.validate import positive_integer, require_floating, require_no_nan
 
 
 def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
@@ -120,6 +120,7 @@ def evidence_bound(
             f"log_likelihood: got shape {tuple(log_likelihood.shape)}, expected {tuple(path.z.shape[:2])}; "
             "sum over pixels and keep one number for each frame"
         )
+    require_no_nan("log_likelihood", log_likelihood, "look for exploding latents or a bad decoder")
     return log_likelihood.sum(1) - flow_kl(path, prior, bound=bound)
 
 
@@ -170,7 +171,9 @@ def importance_weighted_bound(
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
-        log_weights.append(log_likelihood(path.z).sum(1) + log_prior - log_prob(path.q0, z0))
+        likelihood = log_likelihood(path.z).sum(1)
+        require_no_nan("log_likelihood", likelihood[:, None], "look for exploding latents or a bad decoder")
+        log_weights.append(likelihood + log_prior - log_prob(path.q0, z0))
     return torch.stack(log_weights).logsumexp(0) - math.log(samples)
 
 

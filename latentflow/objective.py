@@ -8,7 +8,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import one_of
+from latentflow.validate import one_of, require_finite
 
 
 def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal") -> Tensor:
@@ -29,7 +29,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
         (B,), one number per sequence.
 
     Raises:
-        ValueError: the marginal bound is asked for a path without densities.
+        ValueError: the marginal bound is asked for a path without densities, or the result is not finite.
 
     Example:
         >>> import torch
@@ -49,9 +49,12 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
             raise ValueError(
                 "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact', or use bound='initial'"
             )
-        return (path.log_q - prior.log_prob(path)).sum(1)
-    with torch.autocast(path.z.device.type, enabled=False):
-        return _kl_to_standard_normal(path)
+        kl = (path.log_q - prior.log_prob(path)).sum(1)
+    else:
+        with torch.autocast(path.z.device.type, enabled=False):
+            kl = _kl_to_standard_normal(path)
+    require_finite("flow_kl", kl[:, None], "clamp the log-variance of the encoder, or look for exploding latents")
+    return kl
 
 
 def _kl_to_standard_normal(path: LatentPath) -> Tensor:

@@ -255,6 +255,8 @@ class FlowPosterior(nn.Module):
             rate = self._laplacian_rate(what, z0, log_det, generator)
             z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
             _require_finite_path(z, 1)
+            if value is not None:
+                _require_finite_log_det(value, 1)
             # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
             sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
             folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None

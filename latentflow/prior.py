@@ -120,4 +120,8 @@ class DiffusionPrior(nn.Module):
             require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)
             square = path.z.square().sum(-1)
-            return -0.5 * (square / variance + path.z.shape[-1] * (math.log(2 * math.pi) + variance.log()))
+            value = -0.5 * (square / variance + path.z.shape[-1] * (math.log(2 * math.pi) + variance.log()))
+            require_finite(
+                "prior.log_prob", value, "look for exploding latents or a huge prior.diffusion, or use float64"
+            )
+            return value

@@ -115,6 +115,8 @@ def categorical_kl(logits: Tensor) -> Tensor:
     require_finite("logits", logits, "an impossible choice is a large negative logit, not -inf")
     with torch.autocast(logits.device.type, enabled=False):
         log_probability = F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+        # Logits further apart than any number give -inf, which times the probability 0 would be nan.
+        log_probability = log_probability.clamp_min(torch.finfo(log_probability.dtype).min)
         return (log_probability.exp() * (log_probability + math.log(logits.shape[1]))).sum(-1)
 
 

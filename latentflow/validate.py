@@ -66,17 +66,12 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
 
 def require_finite(name: str, x: Tensor, fix: str) -> None:
     """Raise unless all of `x` is finite, naming the samples (first axis) that are not."""
-    # One number tells; only if it overflows or is nan is a closer look needed.
-    if holds(x.sum().isfinite()) is not False:
-        return
-    finite = torch.isfinite(x)
+    _require_each(name, x, torch.isfinite, "non-finite values", "finite numbers", fix)
 
-    def message() -> str:
-        rows = (~finite).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
-        where = f" in samples {_shorten(rows)}" if rows else ""
-        return f"{name}: got {int((~finite).sum())} non-finite values{where}, expected finite numbers; {fix}"
 
-    require(finite, message)
+def require_no_nan(name: str, x: Tensor, fix: str) -> None:
+    """Raise if any of `x` is nan, naming the samples (first axis); the log density of what cannot be may be infinite."""
+    _require_each(name, x, lambda x: ~x.isnan(), "nan", "numbers", fix)
 
 
 def require_floating(name: str, x: object, fix: str) -> Tensor:
@@ -104,6 +99,20 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise unless `value` is among `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}; choose one of these")
+
+
+def _require_each(name: str, x: Tensor, sound: Callable[[Tensor], Tensor], got: str, expected: str, fix: str) -> None:
+    # One number tells; only if the sum is not sound, to which its overflow suffices, is a closer look needed.
+    if holds(sound(x.sum())) is not False:
+        return
+    fine = sound(x)
+
+    def message() -> str:
+        rows = (~fine).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
+        where = f" in samples {_shorten(rows)}" if rows else ""
+        return f"{name}: got {int((~fine).sum())} {got}{where}, expected {expected}; {fix}"
+
+    require(fine, message)
 
 
 def _shorten(rows: list[int], most: int = 8) -> str:

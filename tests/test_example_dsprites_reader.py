@@ -96,3 +96,19 @@ def test_damaged_images_are_refused_or_right(data: st.DataObject, written: Path,
     values = torch.from_numpy(every(FEW_DSPRITES))
     with contextlib.suppress(DataError):  # not all bits of a compressed file matter
         assert torch.equal(said(DSprites(path.parent, FEW_DSPRITES).images(values), FEW_DSPRITES), values)
+
+
+@pytest.mark.parametrize("name", ["imgs", "latents_classes"])
+def test_an_array_that_says_it_is_huge_is_named(name: str, tmp_path: Path) -> None:
+    """Nothing of that size is made."""
+    path = write_dsprites(tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    header = members[f"{name}.npy"][:128]
+    members[f"{name}.npy"] = header.replace(b"(360", b"(360000000000").replace(b" " * 9 + b"\n", b"\n")
+    assert len(members[f"{name}.npy"]) == 128
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    with pytest.raises(DataError, match=rf"{path.name}: got {name} \(360000000000, .* expected"):
+        DSprites(tmp_path, FEW_DSPRITES)

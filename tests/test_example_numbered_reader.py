@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,24 @@ def test_images_put_in_later_are_decoded_anew(falcor: Path) -> None:
     os.utime(falcor / "images", ns=(0, 0))  # some file systems tell times in steps
     images = Falcor3D(falcor, factors=FEW_FALCOR3D).images(values)
     assert images[0, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_an_image_without_pixels_is_named(falcor: Path) -> None:
+    """Pillow has an IndexError for it."""
+    path = falcor / "images" / "000000.png"
+    whole = path.read_bytes()
+    end = whole.index(b"IDAT") - 4
+    path.write_bytes(whole[:end] + whole[-12:])
+    with pytest.raises(DataError, match=r"000000.png: got .*expected a whole PNG file"):
+        Falcor3D(falcor, factors=FEW_FALCOR3D)
+
+
+def test_an_image_that_says_it_is_huge_is_named(falcor: Path) -> None:
+    """Checksums right; nothing of that size is made."""
+    path = falcor / "images" / "000000.png"
+    whole = path.read_bytes()
+    for side in (16_000, 100_000):
+        header = b"IHDR" + struct.pack(">II", side, side) + whole[24:29]
+        path.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+        with pytest.raises(DataError, match=r"000000.png: got .*expected "):
+            Falcor3D(falcor, factors=FEW_FALCOR3D)

@@ -1,5 +1,6 @@
 """Shapes3D: one HDF5 file, in any chunks, whole, cut, damaged or of something else."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,3 +121,75 @@ def test_one_wrong_label_is_seen(row: int, j: int, tmp_path_factory: Any) -> Non
     path = write_shapes3d(tmp_path_factory.mktemp("labels"), labels=labels)
     with pytest.raises(DataError, match=f"got labels of {FEW_SHAPES3D.names[j]} in another order"):
         Shapes3D(path.parent, FEW_SHAPES3D)
+
+
+def test_of_the_published_file_every_byte_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash is compared before HDF5 sees it; here that of a small one stands for the known hash."""
+    path = write_shapes3d(tmp_path)
+    whole = path.read_bytes()
+    monkeypatch.setitem(shapes3d_file.HASHES, FEW_SHAPES3D, hashlib.md5(whole).hexdigest())
+    assert len(Shapes3D(tmp_path, FEW_SHAPES3D).factors) == 144
+    monkeypatch.setattr(shapes3d_file.h5py, "File", None)
+    for place in (8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            DataError, match=rf"{shapes3d_file.FILE}: got {len(whole)} bytes with md5 .* expected those of"
+        ):
+            Shapes3D(tmp_path, FEW_SHAPES3D)
+
+
+def test_the_published_hash_is_that_of_the_real_factors() -> None:
+    assert {SHAPES3D: "099a2078d58cec4daad0702c55d06868"} == shapes3d_file.HASHES
+
+
+def elsewhere(path: Path, how: str) -> None:
+    """The images in another file: by a link, by a raw file, by a virtual data set."""
+    other = path.with_name("other.h5")
+    with h5py.File(path, "r+") as file, h5py.File(other, "w") as target:
+        images = target["images"] = file["images"][:]
+        del file["images"]
+        if how == "external link":
+            file["images"] = h5py.ExternalLink(other.name, "images")
+        elif how == "soft link":
+            file["kept"] = images
+            file["images"] = h5py.SoftLink("/kept")
+        elif how == "raw file":
+            images.tofile(path.with_name("raw"))
+            raw = [(str(path.with_name("raw")), 0, images.nbytes)]
+            file.create_dataset("images", images.shape, images.dtype, external=raw)
+        else:
+            layout = h5py.VirtualLayout(images.shape, images.dtype)
+            layout[:] = h5py.VirtualSource(other.name, "images", images.shape)
+            file.create_virtual_dataset("images", layout)
+
+
+@pytest.mark.parametrize("how", ["external link", "soft link", "raw file", "virtual data set"])
+def test_nothing_outside_of_the_file_is_read(tmp_path: Path, how: str) -> None:
+    """A file from elsewhere could have any file of this machine taken for images."""
+    elsewhere(write_shapes3d(tmp_path), how)
+    with pytest.raises(DataError, match="got images that lies in another file or behind filters"):
+        Shapes3D(tmp_path, FEW_SHAPES3D)
+
+
+def test_no_plugin_is_loaded_for_a_filter(tmp_path: Path) -> None:
+    """HDF5 would look for its code in folders of plugins."""
+    path = write_shapes3d(tmp_path, chunks=(5, 64, 64, 3))
+    with h5py.File(path, "r+") as file:
+        images = file["images"][:]
+        del file["images"]
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_chunk((5, 64, 64, 3))
+        made.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple(images.shape)
+        h5py.h5d.create(file.id, b"images", h5py.h5t.NATIVE_UINT8, space, made)
+    with pytest.raises(DataError, match=r"behind filters \[32001\], expected it in this file"):
+        Shapes3D(tmp_path, FEW_SHAPES3D)
+
+
+def test_a_type_that_numpy_does_not_have_is_damage(tmp_path: Path) -> None:
+    """The libraries' own errors, here a TypeError, do not name the file."""
+    path = write_shapes3d(tmp_path, images=None)
+    with h5py.File(path, "r+") as file:
+        h5py.h5d.create(file.id, b"images", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((144, 64, 64, 3)))
+    with pytest.raises(DataError, match=f"{shapes3d_file.FILE}: got No NumPy equivalent .* expected a whole HDF5 file"):
+        Shapes3D(tmp_path, FEW_SHAPES3D)
