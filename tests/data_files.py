@@ -1,5 +1,6 @@
 """Files in the real formats of the data sets, in which every image says which values it has, and what reads them."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ def write_numbered(folder: Path, factors: Factors, labels: str, dtype: str = "<f
 def write_array(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as file:  # as `np.save` of a path would add its extension
         np.save(file, array)
+
+
+def idx(*shape: int) -> bytes:
+    """An IDX file of unsigned bytes."""
+    content = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape) + content.tobytes()
 
 
 def write_dsprites(folder: Path, factors: Factors = FEW_DSPRITES, **changes: Any) -> Path:

@@ -4,7 +4,6 @@ import csv
 import gzip
 import hashlib
 import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from progress import _keep_rows
 from torch import nn
 
 from latentflow import Potential
-from tests.data_files import write_dsprites, write_numbered, write_shapes3d
+from tests.data_files import idx, write_dsprites, write_numbered, write_shapes3d
 from tests.fuzzing import Files, read_files, write_files
 
 # Small data sets: the fewer images, the more files in a second.
@@ -68,12 +67,6 @@ def _plain(found: Any) -> Any:
     if isinstance(found, dict):
         return [(name, _plain(value)) for name, value in found.items()]
     return [_plain(value) for value in found] if isinstance(found, (list, tuple)) else found
-
-
-def idx(*shape: int) -> bytes:
-    """An IDX file of unsigned bytes."""
-    content = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape) + content.tobytes()
 
 
 def write_mnist(folder: Path) -> None:

@@ -127,6 +127,17 @@ class Opaque(nn.Module):
         return self.inner(z, t)
 
 
+class Drawn(Independent):
+    """A Gaussian with its noise given, so that its sample is the same in each process, version and run."""
+
+    def __init__(self, mean, std, noise, **checks):
+        super().__init__(Normal(mean, std, **checks), 1, **checks)
+        self.noise = noise
+
+    def rsample(self, *_):
+        return self.base_dist.loc + self.base_dist.scale * self.noise
+
+
 class Given(MultivariateNormal):
     """A Gaussian that hands out the points it was given: expectations over it become quadrature."""
 

@@ -8,25 +8,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl
-from tests.problems import randn
+from tests.problems import Drawn, randn
 
 BATCH, STEPS, DIM, NUM, PIXELS, PROCESSES = 6, 3, 4, 2, 5, 2
-
-
-class Drawn(Independent):
-    """A Gaussian with its sample given, so that each process has its part of the same noise."""
-
-    def __init__(self, mean: Tensor, std: Tensor, noise: Tensor) -> None:
-        super().__init__(Normal(mean, std), 1)
-        self.noise = noise
-
-    def rsample(self, *_: object) -> Tensor:
-        return self.base_dist.loc + self.base_dist.scale * self.noise
 
 
 class Model(nn.Module):

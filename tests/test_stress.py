@@ -24,7 +24,7 @@ from latentflow import (
 )
 from latentflow.metrics import evidence_bound, importance_weighted_bound
 from latentflow.posterior import LOG_DETS
-from tests.problems import randn, seeds
+from tests.problems import Drawn, randn, seeds
 
 
 class Model(nn.Module):
@@ -200,7 +200,7 @@ def test_the_kl_of_any_logits_is_a_number(logits: list[float], dtype: torch.dtyp
 
 
 class Loss(nn.Module):
-    """The whole objective of a model; without noise, that z_0 is given makes it the same in each run."""
+    """The whole objective of a model; without noise it is the same in each run."""
 
     def __init__(self, seed: int, noise: float) -> None:
         super().__init__()
@@ -208,20 +208,9 @@ class Loss(nn.Module):
         self.model, self.noise = Model(3, 2, "exact", 2.0, dtype=torch.float64), noise
 
     def forward(self, z0: Tensor, k: Tensor) -> Tensor:
-        q0 = Drawn(z0, self.noise)
+        q0 = Drawn(z0, torch.ones_like(z0), self.noise * torch.randn_like(z0), validate_args=False)
         path = self.model.flow(q0, k, steps=3)
         return (flow_kl(path, self.model.prior) + self.model.hj(path)).sum()
-
-
-class Drawn(Independent):
-    """A Gaussian whose noise is scaled."""
-
-    def __init__(self, mean: Tensor, noise: float) -> None:
-        super().__init__(Normal(mean, torch.ones_like(mean), validate_args=False), 1, validate_args=False)
-        self.noise = noise
-
-    def rsample(self, *_: object) -> Tensor:
-        return self.base_dist.loc + self.noise * torch.randn_like(self.base_dist.loc)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])

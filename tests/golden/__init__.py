@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, Laplace
 
 from latentflow import (
     DiffusionPrior,
@@ -25,6 +25,7 @@ from latentflow import (
     logdet,
     metrics,
 )
+from tests.problems import Drawn
 
 FOLDER = Path(__file__).parent
 CHECKPOINT, VALUES = FOLDER / "model.safetensors", FOLDER / "values.json"
@@ -44,17 +45,6 @@ class Model(nn.Module):
         self.flow, self.hj = FlowPosterior(self.potential), HJConstraint(self.potential, self.force)
         self.prior = DiffusionPrior(NUM)
         self.selector = GumbelSelector(nn.Linear(DIM, NUM), NUM)
-
-
-class Drawn(Independent):
-    """A Gaussian with its sample given."""
-
-    def __init__(self, mean: Tensor, std: Tensor, noise: Tensor) -> None:
-        super().__init__(Normal(mean, std), 1)
-        self.noise = noise
-
-    def rsample(self, *_: object) -> Tensor:
-        return self.base_dist.loc + self.base_dist.scale * self.noise
 
 
 def waves(*shape: int, start: float, dtype: torch.dtype) -> Tensor:
@@ -118,9 +108,7 @@ def measured(model: Model, dtype: torch.dtype) -> dict[str, Tensor]:
         found[f"{name}: log_prob"] = prior.log_prob(path)
         found[f"{name}: marginal"] = flow_kl(path, prior)
     found["initial bound"] = flow_kl(path, model.prior, bound="initial")
-    as_sampled = dataclasses.replace(
-        path, q0=torch.distributions.Independent(torch.distributions.Laplace(mean, 1.0), 1)
-    )
+    as_sampled = dataclasses.replace(path, q0=Independent(Laplace(mean, 1.0), 1))
     found["initial bound, sampled"] = flow_kl(as_sampled, model.prior, bound="initial")
 
     chosen, logits = model.selector(wide)
