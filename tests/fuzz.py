@@ -29,7 +29,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 REFUSED, UNCHANGED, CHANGED = "refused", "unchanged", "changed, no hash"
-SECONDS, BYTES = 60, 2 << 30  # that starting and reading one file may take, and reading one
+SECONDS = 20  # of a processor, that starting and reading one file may take; or twenty times as long if it only waits
+BYTES = 2 << 30  # that reading one file may take
 
 
 class Trial:
@@ -100,9 +101,13 @@ def lines(command: list[str], seconds: float) -> Iterator[str]:
         command, stdout=subprocess.PIPE, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ) as process:
         assert process.stdout is not None
-        waiting = b""
+        waiting, used, since = b"", 0.0, time.monotonic()
         try:
-            while select.select([process.stdout], [], [], seconds)[0]:
+            # A busy machine must not make files slow, hence the time of the processor.
+            while _used(process.pid) - used < seconds and time.monotonic() - since < 20 * seconds:
+                if not select.select([process.stdout], [], [], 0.2)[0]:
+                    continue
+                used, since = _used(process.pid), time.monotonic()
                 found = os.read(process.stdout.fileno(), 1 << 16)
                 if not found:
                     code = process.wait()
@@ -113,6 +118,12 @@ def lines(command: list[str], seconds: float) -> Iterator[str]:
             yield "took too long"
         finally:
             process.kill()
+
+
+def _used(process: int) -> float:
+    """Seconds of a processor."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 WORKER = (sys.executable, "-m", "tests.fuzz", "--work")
