@@ -58,13 +58,12 @@ def _kl_to_standard_normal(path: LatentPath) -> Tensor:
     start = path.z[:, 0]
     if start.shape[0] == 0:  # torch's `Independent` fails on an empty batch
         return start.new_zeros(0)
-    normal = Normal(
-        torch.zeros_like(start), torch.ones_like(start), validate_args=False
-    )  # its checks would wait for the device
+    # Not validated: that would wait for the device.
+    normal = Normal(torch.zeros_like(start), torch.ones_like(start), validate_args=False)
     standard = Independent(normal, 1, validate_args=False)
     if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
-        return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity))
+        return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity, validate_args=False))
     try:
         return kl_divergence(path.q0, standard)
     except NotImplementedError:
