@@ -36,6 +36,9 @@ class Mutant:
     key: str  # says which change it is; not where in the file, so that it lasts while other lines change
     file: str  # relative to the root
     lines: range  # of the statement; of a function where the statement runs as the function is made
+    line: int
+    source: str  # of that line
+    operator: str  # of mutmut
     before: str
     after: str
     module: cst.Module
@@ -48,16 +51,18 @@ class Mutant:
 
 def mutants(root: Path, file: Path) -> Iterator[Mutant]:
     """All mutants of a file, in its order."""
-    wrapper = MetadataWrapper(cst.parse_module(file.read_text()))
+    text = file.read_text()
+    wrapper, source = MetadataWrapper(cst.parse_module(text)), text.splitlines()
     visitor = _Visitor()
     wrapper.visit(visitor)
     name, seen = file.relative_to(root).as_posix(), Counter[tuple[str, ...]]()
-    for scope, statement, lines, node, replacement in visitor.found:
+    for scope, statement, lines, line, operator, node, replacement in visitor.found:
         before, after = (wrapper.module.code_for_node(x).strip() for x in (node, replacement))
         what = name, scope, _text(wrapper.module, statement), before, after
         seen[what] += 1
         key = hashlib.sha256(repr((what, seen[what])).encode()).hexdigest()[:10]
-        yield Mutant(key, name, lines, before, after, wrapper.module, (node, replacement))
+        told = line, source[line - 1].strip(), operator, before, after
+        yield Mutant(key, name, lines, *told, wrapper.module, (node, replacement))
 
 
 def _text(module: cst.Module, node: cst.CSTNode) -> str:
@@ -67,13 +72,13 @@ def _text(module: cst.Module, node: cst.CSTNode) -> str:
 
 
 class _Visitor(cst.CSTVisitor):
-    """Collects (function, statement, lines, node, replacement)."""
+    """Collects (function, statement, its lines, line, operator, node, replacement)."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, cst.CSTNode, range, cst.CSTNode, cst.CSTNode]] = []
+        self.found: list[tuple[str, cst.CSTNode, range, int, str, cst.CSTNode, cst.CSTNode]] = []
         self._scopes: list[str] = []
         self._statements: list[tuple[cst.CSTNode, range]] = []
         self._messages: set[cst.CSTNode] = set()
@@ -91,7 +96,9 @@ class _Visitor(cst.CSTVisitor):
             if isinstance(node, kind):
                 for replacement in operator(node):
                     if not _changes_only_text(node, replacement):
-                        self.found.append((".".join(self._scopes), *self._statements[-1], node, replacement))
+                        line = self.get_metadata(PositionProvider, node).start.line
+                        where = ".".join(self._scopes), *self._statements[-1], line
+                        self.found.append((*where, operator.__name__, node, replacement))
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:

@@ -161,7 +161,8 @@ def attempt(tree: Path, mutant: Mutant, targets: Targets, budget: float) -> dict
 
 def told(mutant: Mutant) -> str:
     before, after = (re.sub(r"\s+", " ", x) for x in (mutant.before, mutant.after))
-    return f"{mutant.key} {mutant.file}:{mutant.lines.start}: {before}  ->  {after}"
+    where = "" if mutant.source in before else f"    in: {mutant.source}"
+    return f"{mutant.key} {mutant.file}:{mutant.line}: {before}  ->  {after}{where}"
 
 
 def report(sample: list[Mutant], found: dict[str, dict[str, object]], seed: int) -> int:
