@@ -65,12 +65,12 @@ _trajectory = _in("latentflow/trajectory.py", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
 _selector = _in("latentflow/selector.py", "selector", "state")
-_metrics = _in("latentflow/metrics.py", "metrics")
+_metrics = _in("latentflow/metrics.py", "metrics", "objective")
 _logdet = _in("latentflow/logdet.py", "logdet")
 _curvature = _in("latentflow/curvature.py", "logdet", "rollout")
 _objective = _in("latentflow/objective.py", "objective", "density")
 _initial = _in("latentflow/initial.py", "posterior")
-_acting = _in("latentflow/acting.py", "acting")
+_acting = _in("latentflow/acting.py", "acting", "inverse", "solvers")
 
 ERRORS = (
     _closed_form(
