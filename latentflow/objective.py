@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
+from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of
@@ -50,7 +51,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
                 "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact', or use bound='initial'"
             )
         return (path.log_q - prior.log_prob(path)).sum(1)
-    with torch.autocast(path.z.device.type, enabled=False):
+    with without_autocast(path.z):
         return _kl_to_standard_normal(path)
 
 
@@ -60,7 +61,7 @@ def _kl_to_standard_normal(path: LatentPath) -> Tensor:
         return start.new_zeros(0)
     # Not validated: that would wait for the device.
     normal = Normal(torch.zeros_like(start), torch.ones_like(start), validate_args=False)
-    standard = Independent(normal, 1, validate_args=False)
+    standard = Independent(normal, 1)
     if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
         return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity, validate_args=False))
