@@ -2,11 +2,12 @@
 # make test    the whole test suite with branch coverage
 # make lint    ruff and mypy          make docs    the documentation, into docs/_build/html
 # make benchmark    time and memory of everything, into benchmarks/results; give it an idle machine
+# make mutation    plants errors and makes a sample of small changes, and runs the tests of each; an hour or two, resumable
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test lint docs benchmark mutation clean
 
 demo: $(VENV)/examples
 	$(RUN) examples/mnist.py --out runs/demo --overwrite
@@ -26,6 +27,10 @@ benchmark: $(VENV)/examples
 	$(RUN) benchmarks
 	$(RUN) benchmarks --keep-memory
 	touch docs/speed.md  # made of these results
+
+mutation: $(VENV)/mutation
+	$(RUN) mutation/planted.py
+	$(RUN) mutation/sample.py
 
 # One stamp for each extra; installed anew when the dependencies change.
 $(VENV)/%: pyproject.toml constraints.txt

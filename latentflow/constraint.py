@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
-from latentflow.initial import device_type, in_full_precision
+from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.posterior import check_potential
 from latentflow.potential import NegativeForce, Potential
@@ -98,19 +98,19 @@ class HJConstraint(nn.Module):
 
     def residual(self, z: Tensor, t: Tensor | float) -> Tensor:
         r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
-        with torch.autocast(device_type(z), enabled=False):
+        with without_autocast(z):
             z = _latents(z)
             return _finite("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
-        with torch.autocast(device_type(z), enabled=False):
+        with without_autocast(z):
             return _finite("initial", self._initial(_latents(z), None))
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
-        with torch.autocast(path.z.device.type, enabled=False):
+        with without_autocast(path.z):
             z = _latents(path.z[:, :-1])
             steps = z.shape[1]
             num = derivatives.number_of_potentials(self.potential, z[:, 0])

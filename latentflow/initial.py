@@ -76,7 +76,7 @@ def with_full_precision(q0: Distribution) -> Distribution:
     if mean.dtype not in HALF_PRECISION and std.dtype == mean.dtype:
         return q0
     normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
-    return Independent(normal, q0.reinterpreted_batch_ndims, validate_args=False)
+    return Independent(normal, q0.reinterpreted_batch_ndims)
 
 
 def in_full_precision(z: Tensor) -> Tensor:
@@ -84,11 +84,15 @@ def in_full_precision(z: Tensor) -> Tensor:
     return z.float() if z.dtype in HALF_PRECISION else z
 
 
-def device_type(x: object) -> str:
-    """Where a distribution or a tensor lives, as `torch.autocast` names it."""
+def without_autocast(x: object) -> torch.autocast:
+    """Inside, everything is computed in the precision of its inputs; x, a tensor or a distribution, says on which device."""
+    return torch.autocast(_device_type(x), enabled=False)
+
+
+def _device_type(x: object) -> str:
     if isinstance(x, Distribution):
         try:
             x = x.mean
         except NotImplementedError:  # a transformed distribution does not know its mean
-            return device_type(getattr(x, "base_dist", None))
+            return _device_type(getattr(x, "base_dist", None))
     return x.device.type if isinstance(x, Tensor) else "cpu"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
+from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite
@@ -51,7 +52,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
             )
         kl = (path.log_q - prior.log_prob(path)).sum(1)
     else:
-        with torch.autocast(path.z.device.type, enabled=False):
+        with without_autocast(path.z):
             kl = _kl_to_standard_normal(path)
     require_finite("flow_kl", kl[:, None], "clamp the log-variance of the encoder, or look for exploding latents")
     return kl
@@ -61,13 +62,12 @@ def _kl_to_standard_normal(path: LatentPath) -> Tensor:
     start = path.z[:, 0]
     if start.shape[0] == 0:  # torch's `Independent` fails on an empty batch
         return start.new_zeros(0)
-    normal = Normal(
-        torch.zeros_like(start), torch.ones_like(start), validate_args=False
-    )  # its checks would wait for the device
-    standard = Independent(normal, 1, validate_args=False)
+    # Not validated: that would wait for the device.
+    normal = Normal(torch.zeros_like(start), torch.ones_like(start), validate_args=False)
+    standard = Independent(normal, 1)
     if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
-        return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity))
+        return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity, validate_args=False))
     try:
         return kl_divergence(path.q0, standard)
     except NotImplementedError:

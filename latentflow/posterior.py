@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
-from latentflow.initial import check_q0, device_type, in_full_precision, log_prob, sample, with_full_precision
+from latentflow.initial import check_q0, in_full_precision, log_prob, sample, with_full_precision, without_autocast
 from latentflow.path import LatentPath
 from latentflow.potential import NegativeForce
 from latentflow.rollout import Rollout, layout_of, roll_out
@@ -136,9 +136,9 @@ class FlowPosterior(nn.Module):
         """
         check_q0(q0, derivatives.dimension(self.potential))
         q0 = with_full_precision(q0)
-        with torch.autocast(device_type(q0), enabled=False):
+        with without_autocast(q0):
             z0 = in_full_precision(sample(q0, generator))
-        with torch.autocast(z0.device.type, enabled=False):
+        with without_autocast(z0):
             what = acting(self.potential, z0, k, weights, steps)
             z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
@@ -174,7 +174,7 @@ class FlowPosterior(nn.Module):
             >>> z.shape, log_det.shape
             (torch.Size([8, 6, 4]), torch.Size([8, 5]))
         """
-        with torch.autocast(device_type(z0), enabled=False):
+        with without_autocast(z0):
             z0 = self._latents("z0", z0)
             rolled = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
             return rolled.z, rolled.log_det
@@ -203,7 +203,7 @@ class FlowPosterior(nn.Module):
             >>> torch.allclose(flow.inverse(z[:, -1], 0, steps=5), z0, atol=1e-4)
             True
         """
-        with torch.autocast(device_type(z_T), enabled=False):
+        with without_autocast(z_T):
             z = self._latents("z_T", z_T)
             what = acting(self.potential, z, k, weights, steps)
             if self.solver != "euler":
@@ -245,7 +245,7 @@ class FlowPosterior(nn.Module):
                 "give each latent its posterior, or all of them one"
             )
         z0 = self.inverse(z_T, k, steps, weights=weights)
-        with torch.autocast(device_type(z0), enabled=False):
+        with without_autocast(z0):
             log_det = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None).log_det
             assert log_det is not None
             return log_prob(with_full_precision(q0), z0) - log_det.sum(1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.validate import one_of, positive_integer, require_finite
 
@@ -116,7 +117,7 @@ class DiffusionPrior(nn.Module):
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         check_path(path)
-        with torch.autocast(path.z.device.type, enabled=False):
+        with without_autocast(path.z):
             require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)
             square = path.z.square().sum(-1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentflow.initial import without_autocast
 from latentflow.validate import positive_integer, require_finite, require_floating
 
 
@@ -74,7 +75,7 @@ class GumbelSelector(nn.Module):
             raise ValueError(
                 f"classifier(x): got shape {tuple(logits.shape)}, expected (B, {self.num}); return one logit for each potential"
             )
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits):
             logits = logits if logits.dtype == torch.float64 else logits.float()
             require_finite("classifier(x)", logits, "look for exploding weights or bad input")
             if not self.training:
@@ -113,7 +114,7 @@ def categorical_kl(logits: Tensor) -> Tensor:
     if logits.ndim != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (B, K); add the missing axis")
     require_finite("logits", logits, "an impossible choice is a large negative logit, not -inf")
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         log_probability = F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
         # Logits further apart than any number give -inf, which times the probability 0 would be nan.
         log_probability = log_probability.clamp_min(torch.finfo(log_probability.dtype).min)

@@ -4,13 +4,21 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # derandomize: a run must not pass by luck. The thorough profile looks elsewhere each time: HYPOTHESIS_PROFILE=thorough pytest
 settings.register_profile(
     "default", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+# For mutation/: the examples of the default profile; which of them fails is all that is asked.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("default"),
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
+    print_blob=False,
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 torch.set_num_threads(1)  # the tensors are tiny: on a busy machine a second thread makes the tests several times slower

@@ -74,9 +74,9 @@ def test_switching_follows_each_label_for_its_step(potential, seed, opaque):
             close(z[b, t], here)
 
 
-@given(potentials(), seeds, st.booleans())
-def test_superposing_adds_the_weighted_gradients(potential, seed, by_step):
-    flow = FlowPosterior(potential)
+@given(potentials(), seeds, st.booleans(), st.booleans())
+def test_superposing_adds_the_weighted_gradients(potential, seed, by_step, opaque):
+    flow = FlowPosterior(Opaque(potential) if opaque else potential)
     z0 = randn(5, potential.dim, seed=seed)
     weights = 2 * rand(5, *((3,) if by_step else ()), potential.num, seed=seed)
     z, log_det = flow.transport(z0, steps=3, weights=weights)

@@ -167,6 +167,20 @@ def test_users_get_time_as_a_tensor_of_the_latents_dtype(dtype, t):
     assert recorder.seen == ((6, 4), (6,), dtype)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (2, 1), (2, 3)])
+def test_times_broadcast_to_the_leading_axes_of_users_potentials(shape):
+    potential, z, t = Wave(3, 2).double(), randn(2, 3, 3), 9 * rand(*shape)
+    whole = derivatives.first_derivatives(potential, z, t.expand(2, 3))
+    for ours, truth in zip(derivatives.first_derivatives(potential, z, t), whole, strict=True):
+        close(ours, truth, 1e-14)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (1, 1, 3), (2, 2, 3)])
+def test_times_that_fit_no_latent_are_named(shape):
+    with pytest.raises(ValueError, match=r"z, t: got shapes \(2, 3, 3\) and .*, expected .* a scalar or"):
+        derivatives.gradient(Wave(3).double(), randn(2, 3, 3), torch.ones(shape), 0)
+
+
 class Returns(torch.nn.Module):
     def __init__(self, what):
         super().__init__()

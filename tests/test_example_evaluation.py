@@ -7,9 +7,11 @@ import os
 import zipfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import compositions
+import evaluate
 import mnist as example
 import models
 import numpy as np
@@ -78,6 +80,17 @@ def test_a_model_that_is_the_truth_composes_without_error(perfect: FlowVAE) -> N
             assert row["error"] < 0.01 * row["identity"], name
 
 
+def test_a_model_that_is_the_truth_has_no_error_while_standing_still_has(perfect: FlowVAE) -> None:
+    x = DIGITS.single(perfect.decoder.digit.expand(2, -1, -1), 1, 8)
+    row = evaluate.single(perfect, x, 1, torch.Generator())
+    assert row["identity"] == pytest.approx((x[:, 1:] - x[:, :1]).abs().sum((1, 2, 3, 4)).mean().item(), rel=1e-5)
+    assert row["error"] < 0.01 * row["identity"]
+    # to its encoder all frames are the first; its latents move by one in each of eight steps
+    assert row["autoencoded"] == pytest.approx(row["identity"], rel=0.01)
+    assert row["latent_error"] == pytest.approx(sum(range(9)))
+    assert row["folds"] == 0
+
+
 def test_learned_indices_may_be_a_permutation(perfect: FlowVAE) -> None:
     digits = perfect.decoder.digit.expand(2, -1, -1)
     right, wrong = (
@@ -85,6 +98,22 @@ def test_learned_indices_may_be_a_permutation(perfect: FlowVAE) -> None:
     )
     for name, row in right.items():
         assert wrong[name]["error"] > 10 * row["error"], name
+
+
+def test_inferred_indices_are_matched_to_those_they_are_most_often() -> None:
+    """Five sequences of each of three transformations; the choice is a permutation of the truth but for one in five."""
+    permutation = [2, 0, 1]
+
+    def single(part: Tensor, k: int, steps: int) -> Tensor:
+        return torch.tensor([k if base == 0 else permutation[k] for base in part])
+
+    model = SimpleNamespace(selector=True, select=lambda chosen: (F.one_hot(chosen, 3).float(), None))
+    truth = SimpleNamespace(names=("turn", "grow", "fade"), single=single)
+    assert evaluate._selection(model, torch.arange(5), truth, 8, 2) == {
+        "accuracy": pytest.approx(0.8),
+        "confusion": [[1, 0, 4], [4, 1, 0], [0, 4, 1]],
+        "potential_of": permutation,
+    }
 
 
 def test_extrapolation_counts_only_the_steps_beyond_those_trained(perfect: FlowVAE) -> None:

@@ -86,6 +86,23 @@ def test_inverse_starting_on_a_saddle_leaves_it():
     assert (z0.abs() > 1).all()
 
 
+@pytest.mark.parametrize(
+    ("potential", "z_T", "most"),
+    [
+        (make_potential(3, strength=4.0), randn(20, 3), 12),
+        (Folding(2.0), torch.linspace(-3, 3, 60, dtype=torch.float64)[:, None].expand(-1, 3), 14),
+        (Folding(2.0), torch.zeros(2, 3, dtype=torch.float64), 25),  # a saddle, left along one axis after the other
+    ],
+)
+def test_the_search_takes_few_steps_even_among_folds(potential, z_T, most, monkeypatch):
+    """Newton's method doubles the digits in each step; a descent that is only sound takes many more."""
+    factorise, taken = torch.linalg.cholesky_ex, []
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda x: taken.append(x) or factorise(x))
+    with torch.no_grad():
+        FlowPosterior(potential).inverse(z_T, 0, 1)
+    assert 1 < len(taken) <= most
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_preimage_is_an_error_that_names_step_and_samples(dtype):
     flow = FlowPosterior(Reflection())
@@ -116,6 +133,8 @@ def test_fold_errors_are_short_and_survive_pickling():
     """Worker processes hand their errors over as pickles."""
     error = FoldError(2, list(range(100)), "because")
     assert len(str(error)) < 300
+    assert "latents [0, 1, 2, 3, 4, 5, 6, 7, ...] without" in str(error).replace("'", "")
+    assert "latents [0, 1] without" in str(FoldError(2, [0, 1], "because"))
     for other in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
         assert (other.step, other.samples, str(other)) == (2, list(range(100)), str(error))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentflow import FlowPosterior
+from latentflow.solvers import ADAPTIVE as ADAPTIVE_METHODS
 from tests.problems import (
     Opaque,
     Reflection,
@@ -144,6 +146,16 @@ def test_hutchinson_along_an_ode_is_the_trace_on_average():
     assert (standard_error > 1e-6).all()
     assert ((estimates.mean(0) - exact[0]).abs() < 4 * standard_error).all()
     assert flow(gaussian(3, 3), 0, steps=1).folds is None
+
+
+def test_folds_are_ruled_out_where_the_solver_controls_its_error_and_the_trace_is_exact():
+    fixed = sys.modules["torchdiffeq._impl.solvers"].FixedGridODESolver
+    methods = sys.modules["torchdiffeq._impl.odeint"].SOLVERS
+    assert set(ADAPTIVE_METHODS) == {name for name, solver in methods.items() if not issubclass(solver, fixed)}
+    for solver, log_det, known in (("dopri5", "exact", True), ("dopri5", "hutchinson", False), ("rk4", "exact", False)):
+        path = FlowPosterior(make_potential(3), log_det, solver=solver)(gaussian(4, 3), 0, steps=2)
+        assert (path.folds is not None) == known
+        assert not known or (path.folds.shape == (4, 2) and not path.folds.any())
 
 
 def test_no_densities_along_an_ode_on_request():

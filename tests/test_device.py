@@ -1,0 +1,70 @@
+"""Everything is made where the latents are. The device is "meta", which has no numbers: what is made elsewhere does not fit."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from latentflow import (
+    DiffusionPrior,
+    FlowPosterior,
+    GumbelSelector,
+    HJConstraint,
+    NegativeForce,
+    Potential,
+    categorical_kl,
+    flow_kl,
+)
+from latentflow.metrics import evidence_bound
+from tests.problems import Opaque
+
+DIM, NUM, BATCH, STEPS = 3, 2, 4, 2
+ACTING = ({"k": 1}, {"k": torch.ones(BATCH, dtype=torch.int64)}, {"k": torch.ones(BATCH, STEPS, dtype=torch.int64)})
+
+
+@pytest.fixture(autouse=True)
+def autocast_is_not_for_meta(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def zeros(*shape):
+    return torch.zeros(*shape, dtype=torch.float64, device="meta")
+
+
+def make_potential(opaque, kind=Potential):
+    potential = kind(DIM, NUM, device="meta", dtype=torch.float64)
+    return Opaque(potential) if opaque else potential
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+@pytest.mark.parametrize(
+    "acting", [*ACTING, {"weights": zeros(BATCH, NUM)}], ids=["int", "labels", "switching", "weights"]
+)
+@pytest.mark.parametrize("log_det", ["exact", "hutchinson", "laplacian", None])
+def test_a_training_step_stays_where_the_latents_are(acting, log_det, opaque):
+    potential = make_potential(opaque)
+    force = make_potential(opaque, NegativeForce)
+    q0 = Independent(Normal(zeros(BATCH, DIM), zeros(BATCH, DIM), validate_args=False), 1, validate_args=False)
+    path = FlowPosterior(potential, log_det, substeps=2)(q0, steps=STEPS, **acting)
+    prior = DiffusionPrior(NUM, dtype=torch.float64).to("meta")
+    bound = "initial" if log_det is None else "marginal"
+    loss = flow_kl(path, prior, bound=bound) + HJConstraint(potential, force, times="uniform")(path)
+    loss = loss + evidence_bound(zeros(BATCH, STEPS + 1), path, prior, bound=bound)
+    loss.sum().backward()
+    for tensor in (loss, path.z, path.times, path.weights, *(p.grad for p in potential.parameters())):
+        assert tensor.device.type == "meta"
+        assert tensor.dtype == torch.float64
+
+
+def test_the_choice_stays_where_the_logits_are():
+    logits = zeros(BATCH, NUM)
+    weights, _ = GumbelSelector(torch.nn.Identity(), NUM).to("meta")(logits)
+    assert categorical_kl(logits).device == weights.device == logits.device
+    assert weights.dtype == logits.dtype
+
+
+def test_kl_of_a_correlated_posterior_stays_where_it_is():
+    q0 = MultivariateNormal(zeros(BATCH, DIM), torch.eye(DIM, dtype=torch.float64, device="meta"), validate_args=False)
+    path = FlowPosterior(make_potential(False))(q0, 0, steps=STEPS)
+    assert flow_kl(path, DiffusionPrior(NUM), bound="initial").device == path.z.device
