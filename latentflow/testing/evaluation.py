@@ -58,12 +58,10 @@ def assert_equivariance_error(
         truth = torch.zeros_like(z0[:, 0])
         for t in range(1, steps + 1):
             truth = truth + (target[k][:, t] - decode(path[:, t])).abs().flatten(1).sum(1)
-        got = torch.as_tensor(evaluate(z0, k, target[k]))
+        got = torch.as_tensor(evaluate(z0, k, target[k]), dtype=truth.dtype)
         mean = got.ndim == 0
-        compare(
-            name, got.to(truth), truth.mean() if mean else truth, f"by adding up all {steps} steps of potential {k}",
-            tolerance=tolerance, at={"k": k},
-        )  # fmt: skip
+        by = f"by adding up all {steps} steps of potential {k}"
+        compare(name, got, truth.mean() if mean else truth, by, tolerance=tolerance)
 
 
 def assert_one_factor(values: Tensor, factor: Tensor | int, *, sizes: tuple[int, ...] | None = None) -> None:

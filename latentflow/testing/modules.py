@@ -121,7 +121,8 @@ def assert_device(
         try:
             results = _tensors(call(copy.deepcopy(module).to(device), *(x.to(device) for x in inputs)))
         except RuntimeError as error:
-            if "item()" in str(error) and device == "meta":  # it reads a value, of which there is none
+            told = "on device" in str(error) or "same device" in str(error)
+            if device == "meta" and not told:  # it reads a value, of which there is none, or enters autocast
                 continue
             raise AssertionError(
                 f"on {device}: got {type(error).__name__} ({str(error).splitlines()[0]}), expected a result; make tensors with "

@@ -31,7 +31,7 @@ from latentflow.testing.reference import (
 Function = Callable[[Tensor, Tensor], Tensor]  # rows z (N, dim) and times t (N,) to one result for each row
 
 DIFFERENCES, AUTOGRAD = "by finite differences of forward", "by autograd of forward"
-BACKWARD = "look for a torch.autograd.Function with a wrong backward, a detach, or a jump in forward"
+BACKWARD = "look for a torch.autograd.Function with a wrong backward, a detach, or a kink such as that of ReLU"
 
 
 def assert_gradient(
@@ -245,11 +245,13 @@ def _claims(
 def _gradients(potential: nn.Module, z: Tensor, t: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "gradient that latentflow takes", derivatives.first_derivatives(potential, z, t)[1]
     for name, method in _methods(potential, z, t, gradients=0, first_derivatives=0, gradient=1):
-        if name == "gradient":
+        if name.endswith(".gradient"):
             num = derivatives.number_of_potentials(potential, z)
             yield f"{name}(z, t, k)", torch.stack([method(z, t, k) for k in range(num)], 1)
+        elif name.endswith(".gradients"):
+            yield f"{name}(z, t)", method(z, t)
         else:
-            yield f"{name}(z, t)", method(z, t) if name == "gradients" else method(z, t)[1]
+            yield f"{name}(z, t)[1]", method(z, t)[1]
 
 
 def _rates(potential: nn.Module, z: Tensor, t: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -269,8 +271,11 @@ def _second(
         yield kind, f"{kind} that latentflow takes", function(potential, z, t, active, *more)
     kinds = {"hessian": "Hessian", "hessian_product": "Hessian product", "laplacian": "Laplacian"}
     for name, method in _methods(potential, z, t, hessian=1, hessian_product=2, laplacian=1):
-        extra = (probe,) if name == "hessian_product" else ()
-        yield kinds[name], f"{name}(z, t, active{', v' if extra else ''})", method(z, t, active, *extra)
+        kind = kinds[name.split(".")[1]]
+        if kind == "Hessian product":
+            yield kind, f"{name}(z, t, active, v)", method(z, t, active, probe)
+        else:
+            yield kind, f"{name}(z, t, active)", method(z, t, active)
 
 
 def _methods(potential: nn.Module, z: Tensor, t: Tensor, **further: int) -> Iterator[tuple[str, Callable[..., Tensor]]]:
@@ -283,4 +288,4 @@ def _methods(potential: nn.Module, z: Tensor, t: Tensor, **further: int) -> Iter
             inspect.signature(method).bind(z, t, *(None,) * count)
         except (TypeError, ValueError):  # the name means something else there
             continue
-        yield name, method
+        yield f"{type(potential).__name__}.{name}", method

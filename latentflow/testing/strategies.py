@@ -102,8 +102,9 @@ def points(
         ...     assert_gradient(potential, *point)
         >>> test()
     """
-    z = draw(latents(dim, batch, low=low, high=high, dtype=dtype))
-    return z, draw(times(len(z), latest=latest, dtype=dtype))
+    width, rows = _drawn(draw, dim, 1, 5), _drawn(draw, batch, 1, 4)
+    t = draw(times(rows, latest=latest, dtype=dtype))  # first: what is drawn first is shrunk first, so to time 0
+    return draw(latents(width, rows, low=low, high=high, dtype=dtype)), t
 
 
 @st.composite
