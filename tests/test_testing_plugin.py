@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 import pytest_latentflow
 
 ROOT = Path(__file__).parents[1]
