@@ -90,16 +90,15 @@ def test_exact_solutions(data, dim):
 
 
 @given(st.data(), st.integers(1, 4))
-def test_other_potentials_with_known_derivatives(data, dim):
+def test_potentials_with_known_derivatives(data, dim):
     z, t = data.draw(kit.points(dim))
+    potential = data.draw(kit.known_potentials(dim))
+    kit.assert_gradient(potential, z, t)
+    kit.assert_time_derivative(potential, z, t)
+    num = len(potential.shifts) if isinstance(potential, kit.Linear) else 1
+    for active in (num - 1, rand(len(z), num), torch.zeros(len(z), dtype=torch.int64)):
+        kit.assert_hessian(potential, z, t, active)
     kit.assert_solution(kit.Swing(), z, t, force=kit.SwingForce())
-    linear = kit.Linear(torch.stack([torch.eye(dim), -torch.ones(dim, dim)]).double(), randn(2, dim))
-    for potential in (kit.Swing(), kit.Folding(1.5), linear):
-        kit.assert_gradient(potential, z, t)
-        kit.assert_time_derivative(potential, z, t)
-        kit.assert_hessian(potential, z, t)
-    kit.assert_hessian(linear, z, t, rand(len(z), 2))
-    kit.assert_hessian(linear, z, t, torch.ones(len(z), dtype=torch.int64))
 
 
 @given(kit.potentials(max_dim=3), st.data(), st.booleans())

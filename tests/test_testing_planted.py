@@ -308,6 +308,8 @@ class TestModules:
             kit.assert_batch_independent(lambda z: z - z.mean(0), Z)
         with finds("sample by itself: got ValueError .*Expected more than 1 value per channel"):
             kit.assert_batch_independent(nn.BatchNorm1d(3).double(), Z)
+        with finds(r"result: got \[nan, nan, nan, nan\], expected finite numbers"):
+            kit.assert_batch_independent(lambda z: (z.sum(1) - 100).log(), Z)
         with finds("the same call again: got .* as before"):
             kit.assert_batch_independent(nn.Dropout(), Z)
         with finds("sample in a batch turned round: got .* as before"):
@@ -469,6 +471,14 @@ class TestReport:
 
         with finds("sample by itself: got .* as in its batch"):
             kit.check_potential(Normalised(2), 2)
+
+    def test_a_tensor_of_another_dtype(self):
+        class Single(Wave):
+            def forward(self, z, t):
+                return super().forward(z @ torch.eye(2), t)
+
+        with finds(r"float64 copy: got RuntimeError \(.*\), expected a result \(N, K\) for latents \(N, 2\)"):
+            kit.check_potential(Single(2), 2)
 
     def test_a_bias_that_moves_nothing(self):
         potential = Wave(2)

@@ -28,6 +28,7 @@ from latentflow.testing.potentials import assert_gradient, assert_hessian, asser
 from latentflow.testing.solutions import Drift, Folding, Linear, Spread, Stretch, Swing, SwingForce
 from latentflow.testing.strategies import (
     acting,
+    known_potentials,
     latents,
     linear_gaussians,
     points,
@@ -69,6 +70,7 @@ __all__ = [
     "assert_time_derivative",
     "assert_transport",
     "check_potential",
+    "known_potentials",
     "latents",
     "linear_gaussians",
     "points",

@@ -69,7 +69,13 @@ def check_potential(
     random = torch.Generator().manual_seed(0)
     many = torch.randn(64, dim, generator=random, dtype=torch.float64)
     moments = latest * torch.rand(64, generator=random, dtype=torch.float64)
-    num = derivatives.number_of_potentials(potential, many)
+    try:
+        num = derivatives.number_of_potentials(potential, many)
+    except RuntimeError as error:
+        raise AssertionError(
+            f"float64 copy: got RuntimeError ({error}), expected a result (N, K) for latents (N, {dim}); make tensors like z, "
+            "or keep them as buffers"
+        ) from error
     point = points(dim, low=low, high=high, latest=latest)
     several = points(dim, st.integers(2, 4), low=low, high=high, latest=latest)
 

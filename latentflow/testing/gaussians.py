@@ -44,8 +44,8 @@ class LinearGaussian:
         steps: T.
 
     Shapes:
-        ``path()`` has 2 dim samples, whose mean is the expectation of any quadratic function; ``moments()`` is the list of the
-        T + 1 means (dim,) and covariances (dim, dim), written (B, T+1) for a batch elsewhere.
+        ``path()`` has B = 2 dim samples, so latents (B, T+1, dim), whose mean is the expectation of any quadratic function;
+        ``moments()`` is the list of the T + 1 means (dim,) and covariances (dim, dim).
 
     Example:
         >>> import torch

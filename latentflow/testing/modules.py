@@ -44,6 +44,9 @@ def assert_batch_independent(function: Call, *inputs: Tensor, tolerance: float |
     if batch < 2:
         raise ValueError(f"inputs: got {batch} sample, expected at least 2; a batch of one has no batch-mates")
     together = _tensors(function(*inputs))
+    for x in together:
+        if not bool(x.isfinite().all()):
+            raise AssertionError(f"result: got {x.detach().tolist()}, expected finite numbers of finite inputs")
     _same("the same call again", _tensors(function(*inputs)), together, "as before", tolerance)
     try:
         alone = zip(*(_tensors(function(*(x[i : i + 1] for x in inputs))) for i in range(batch)), strict=True)

@@ -59,7 +59,7 @@ class Drift(nn.Module):
         a: (dim,), the velocity.
 
     Shapes:
-        As `Spread`: (N, dim) and (N,) -> (N, 1), written (..., K) elsewhere.
+        as `Spread`: z (N, dim), t (N,) -> (N, 1).
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class Stretch(nn.Module):
         start: S, (dim, dim), symmetric, with eigenvalues above -1/t for all t that matter.
 
     Shapes:
-        As `Spread`: (N, dim) and (N,) -> (N, 1), written (..., K) elsewhere.
+        as `Spread`: z (N, dim), t (N,) -> (N, 1).
 
     Example:
         >>> import torch
@@ -140,7 +140,7 @@ class Swing(nn.Module):
     It shows that a free force makes the constraint vacuous.
 
     Shapes:
-        As `Spread`: (N, dim) and (N,) -> (N, 1), written (..., K) elsewhere.
+        as `Spread`: z (N, dim), t (N,) -> (N, 1).
 
     Example:
         >>> import torch
@@ -166,7 +166,7 @@ class SwingForce(nn.Module):
     r"""The force :math:`f = -g^2 \le -1` that absorbs all of `Swing`.
 
     Shapes:
-        As `Spread`: (N, dim) and (N,) -> (N, 1), written (..., K) elsewhere.
+        as `Spread`: z (N, dim), t (N,) -> (N, 1).
 
     Example:
         >>> import torch
@@ -191,7 +191,7 @@ class Linear(nn.Module):
         shifts: b, (K, dim).
 
     Shapes:
-        z (N, dim), t (N,) -> (N, K), written (..., K) elsewhere.
+        z (N, dim), t (N,) -> (N, K).
 
     Example:
         >>> import torch
@@ -227,7 +227,7 @@ class Folding(nn.Module):
         strength: s.
 
     Shapes:
-        As `Spread`: (N, dim) and (N,) -> (N, 1), written (..., K) elsewhere.
+        as `Spread`: z (N, dim), t (N,) -> (N, 1).
 
     Example:
         >>> import torch

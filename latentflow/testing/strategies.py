@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latentflow.potential import Potential
 from latentflow.testing.gaussians import LinearGaussian
-from latentflow.testing.solutions import Drift, Linear, Spread, Stretch
+from latentflow.testing.solutions import Drift, Folding, Linear, Spread, Stretch, Swing
 
 Module = TypeVar("Module", bound=nn.Module)
 Size = int | SearchStrategy[int] | None
@@ -206,6 +206,32 @@ def solutions(draw: st.DrawFn, dim: int, dtype: torch.dtype = torch.float64) -> 
         return Drift(draw(latents(dim, 1, dtype=dtype))[0])
     root = draw(latents(dim, dim, low=-1.0, high=1.0, dtype=dtype))
     return Stretch(root @ root.mT)  # no axis is compressed, so that S(t) exists for all t
+
+
+@st.composite
+def known_potentials(draw: st.DrawFn, dim: int, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Potentials with their derivatives written out: those of `solutions`, `Swing`, `Folding`, and `Linear` of several.
+
+    Args:
+        dim: of the latents (..., dim).
+        dtype: of the parameters.
+
+    Example:
+        >>> from hypothesis import given
+        >>> from latentflow.testing import assert_hessian, known_potentials, points
+        >>> @given(known_potentials(dim=3), points(dim=3))
+        ... def test(potential, point):
+        ...     assert_hessian(potential, *point)
+        >>> test()
+    """
+    kind = draw(st.sampled_from(("solution", Swing, Folding, Linear)))
+    if kind == "solution":
+        return draw(solutions(dim, dtype))
+    if kind is Linear:
+        num = draw(st.integers(1, 3))
+        roots = torch.stack([draw(latents(dim, dim, low=-1.0, high=1.0, dtype=dtype)) for _ in range(num)])
+        return Linear(0.5 * (roots + roots.mT), draw(latents(dim, num, dtype=dtype)))
+    return Swing() if kind is Swing else Folding(draw(st.floats(0.0, 3.0)))
 
 
 @st.composite
