@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -149,7 +150,7 @@ def assert_injective(
     the points too. This may find a fold, but cannot prove that there is none.
 
     Args:
-        potential: any module with ``forward(z, t) -> (..., K)``.
+        potential: any module with ``forward(z, t) -> (..., K)``; judged is a float64 copy on the CPU.
         region: the lowest and the highest corner of the box, dim numbers each.
         t: a time.
         active: what acts: an index, or weights (K,).
@@ -171,9 +172,9 @@ def assert_injective(
           where    151 of 512 points fold; use more substeps, or constrain the potential more
     """
     low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in region)
-    parameter = next(potential.parameters(), low)
+    potential = copy.deepcopy(potential).to(low)
     cube = SobolEngine(len(low)).draw(count + 1, dtype=torch.float64)[1:]  # type: ignore[no-untyped-call]
-    z = (low + cube * (high - low)).to(parameter)
+    z = low + cube * (high - low)
     times = z.new_full((count,), t)
     now = active.to(z).expand(count, -1) if isinstance(active, Tensor) else active
     eigenvalues = torch.linalg.eigvalsh(_identity(z) + autograd_hessian(potential, z, times, now) / substeps)[:, 0]
@@ -214,7 +215,7 @@ def assert_density(
     are weighed with :math:`q_t`: a wrong log-determinant changes the total, and a fold does, whose cells count negative.
 
     Args:
-        flow: a potential, or a `FlowPosterior`.
+        flow: a potential, or a `FlowPosterior`; judged is a float64 copy on the CPU.
         k, weights: what acts: an index, labels (T,), or weights (K,) or (T, K).
         steps: T.
         dim: 1 or 2.
@@ -229,7 +230,7 @@ def assert_density(
         >>> import torch
         >>> from latentflow import Potential
         >>> from latentflow.testing import Folding, assert_density
-        >>> assert_density(Potential(1).double(), 0, steps=3, dim=1)
+        >>> assert_density(Potential(1), 0, steps=3, dim=1)
         >>> assert_density(Folding(2.0), 0, steps=1, dim=1)
         Traceback (most recent call last):
         ...
@@ -261,6 +262,7 @@ def assert_density(
 def _densities(
     flow: nn.Module, z0: Tensor, k: int | Tensor | None, steps: int, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    flow = copy.deepcopy(flow).to(z0)
     flow = flow if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
     count, dim = z0.shape
     if isinstance(k, Tensor) and k.ndim == 1:
