@@ -18,7 +18,7 @@ test: $(VENV)/test
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy --strict latentflow
+	$(RUN) -m mypy --strict latentflow pytest_latentflow.py
 
 docs: $(VENV)/docs
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -19,6 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors everywhere: threads would only wait for each other
 
 import latentflow
+import latentflow.testing
 
 project = "latentflow"
 author = "The latentflow authors"
@@ -87,6 +88,8 @@ def public_symbols():
     for name, value in vars(latentflow.metrics).items():
         if inspect.isfunction(value) and value.__module__ == "latentflow.metrics" and not name.startswith("_"):
             yield f"latentflow.metrics.{name}"
+    for name in latentflow.testing.__all__:
+        yield f"latentflow.testing.{name}"
 
 
 def _check_that_all_is_documented(app, environment):

@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-# derandomize: a run must not pass by luck. The thorough profile looks elsewhere each time: HYPOTHESIS_PROFILE=thorough pytest
+# derandomize: a run must not pass by luck. `pytest --latentflow-thorough` looks elsewhere each time.
 settings.register_profile(
     "default", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("thorough", deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-# For mutation/: the examples of the default profile; which of them fails is all that is asked.
+# For mutation/: the same examples; which of them fails is all that is asked.
 settings.register_profile(
     "mutation",
     settings.get_profile("default"),

@@ -19,8 +19,8 @@ def namespace():
     return names
 
 
-def test_has_the_users_vae_the_drop_in_and_the_compositions():
-    assert len(BLOCKS) == 3
+def test_has_the_users_vae_the_drop_in_the_compositions_and_a_test():
+    assert len(BLOCKS) == 4
     assert "latentflow" not in BLOCKS[0].replace("Knows nothing of latentflow", "")
 
 
@@ -40,6 +40,13 @@ def test_switching_and_superposing_do_what_the_comments_say(namespace):
     expected = torch.eye(3)[torch.tensor([0, 0, 0, 0, 2, 2, 2, 2])]
     assert torch.equal(namespace["switched"].weights[5], expected)
     assert torch.equal(namespace["both"].weights[5, 3], torch.tensor([1.0, 0.0, 1.0]))
+
+
+def test_its_own_test_passes_and_would_not_for_another_gradient(namespace):
+    namespace["test_ripple"]()
+    wrong = type("Wrong", (namespace["Ripple"],), {"gradients": lambda self, z, t: z.cos()[:, None]})
+    with pytest.raises(AssertionError, match=r"Wrong.gradients\(z, t\): got"):
+        namespace["check_potential"](wrong(), dim=3)
 
 
 @pytest.mark.parametrize("part", ["vae.encoder", "vae.decoder", "potential", "hj.force", "prior"])
