@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from latentflow import derivatives
 from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
-from latentflow.posterior import check_potential
 from latentflow.potential import NegativeForce, Potential
 from latentflow.rollout import Rollout
 from latentflow.validate import one_of, require_finite, require_floating
@@ -66,7 +65,7 @@ class HJConstraint(nn.Module):
         label: str = "end",
     ) -> None:
         super().__init__()
-        check_potential(potential)
+        derivatives.require_potential(potential)
         if force is not None and (not isinstance(force, nn.Module) or isinstance(force, Potential)):
             raise TypeError(
                 f"force: got {type(force).__name__}, expected NegativeForce or a module that gives f <= 0; swap them?"

@@ -102,6 +102,16 @@ def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Te
     return _mix(_evaluate(potential, *_rows(z, t)), active).reshape(z.shape[:-1])
 
 
+def require_potential(potential: object) -> None:
+    """Raise unless `potential` can be one."""
+    if not isinstance(potential, nn.Module):
+        raise TypeError(f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module")
+    if isinstance(potential, NegativeForce):
+        raise TypeError(
+            "potential: got NegativeForce, expected a potential; a force belongs into HJConstraint(potential, force)"
+        )
+
+
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
     """K: known of our own potentials, else found by evaluating one latent; a user's module need not say it."""
     if has_closed_form(potential):

@@ -15,10 +15,9 @@ from torch.distributions import Distribution
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.initial import check_q0, in_full_precision, log_prob, sample, with_full_precision, without_autocast
-from latentflow.path import LatentPath
-from latentflow.potential import NegativeForce
+from latentflow.path import LatentPath, require_finite_log_det, require_finite_path
 from latentflow.rollout import Rollout, layout_of, roll_out
-from latentflow.validate import holds, one_of, positive_integer, require_finite, require_floating
+from latentflow.validate import one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
@@ -79,7 +78,7 @@ class FlowPosterior(nn.Module):
         memory: int | None = None,
     ) -> None:
         super().__init__()
-        check_potential(potential)
+        derivatives.require_potential(potential)
         one_of("log_det", log_det, LOG_DETS)
         one_of("label", label, ("end", "start"))
         self.potential, self.log_det, self.label = potential, log_det, label
@@ -254,9 +253,9 @@ class FlowPosterior(nn.Module):
         if self.solver != "euler":
             rate = self._laplacian_rate(what, z0, log_det, generator)
             z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
-            _require_finite_path(z, 1)
+            require_finite_path(z, 1)
             if value is not None:
-                _require_finite_log_det(value, 1)
+                require_finite_log_det(value, 1)
             # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
             sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
             folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
@@ -269,13 +268,13 @@ class FlowPosterior(nn.Module):
             fine = rollout.z
         else:
             fine = solvers.euler(self._field(what), z0, times, self.substeps)
-        _require_finite_path(fine, self.substeps)
+        require_finite_path(fine, self.substeps)
         on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
         z = fine if self.substeps == 1 else fine[:, :: self.substeps]
         if log_det is None:
             return _Rolled(z, None, None, rollout if on_grid else None)
         value, folds = self._log_det(fine[:, :-1], times, what, rollout, log_det, generator)
-        _require_finite_log_det(value, self.substeps)
+        require_finite_log_det(value, self.substeps)
         per_step = (-1, what.steps, self.substeps)
         value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
         return _Rolled(z, value, folds, rollout if on_grid else None)
@@ -338,43 +337,3 @@ class FlowPosterior(nn.Module):
         z = in_full_precision(z)
         require_finite(name, z, "look for exploding weights or bad input")
         return z
-
-
-def check_potential(potential: object) -> None:
-    """Raise unless `potential` can be one."""
-    if not isinstance(potential, nn.Module):
-        raise TypeError(f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module")
-    if isinstance(potential, NegativeForce):
-        raise TypeError(
-            "potential: got NegativeForce, expected a potential; a force belongs into HJConstraint(potential, force)"
-        )
-
-
-def _require_finite_path(fine: Tensor, substeps: int) -> None:
-    """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
-    if holds(fine.sum().isfinite()) is not False:
-        return
-    finite = fine.isfinite().all(-1)
-    if bool(finite.all()):  # only their sum overflows
-        return
-    column = int((~finite).any(0).nonzero()[0])
-    samples = (~finite)[:, column].nonzero().flatten().tolist()
-    origin = "q0 gave them" if column == 0 else f"they appeared in step {(column - 1) // substeps + 1}"
-    raise ValueError(
-        f"z: got non-finite latents in samples {samples[:8]}, expected finite numbers; {origin}: look for exploding "
-        "weights or bad input there"
-    )
-
-
-def _require_finite_log_det(log_det: Tensor, substeps: int) -> None:
-    """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
-    if holds(log_det.sum().isfinite()) is not False:
-        return
-    finite = log_det.isfinite()
-    if bool(finite.all()):
-        return
-    sample, column = (~finite).nonzero()[0].tolist()
-    raise ValueError(
-        f"log_det: got {float(log_det[sample, column])} in sample {sample} at step {column // substeps + 1}, expected a finite "
-        "number; I + H is singular or not finite there: use more substeps, or constrain the potential more"
-    )
