@@ -13,7 +13,7 @@ demo: $(VENV)/examples
 	$(RUN) examples/mnist.py --out runs/demo --overwrite
 
 test: $(VENV)/test
-	$(RUN) -m pytest -q --cov --cov-report=term --cov-fail-under=95
+	$(RUN) -m pytest -q -n auto --dist loadfile --cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
