@@ -138,10 +138,10 @@ def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     run(tmp_path)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
-    state = checkpoint / "state.pt"
+    before, last = sorted((tmp_path / "checkpoints").iterdir())
+    state = last / "state.pt"
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"state.pt: got SHA-256 .* expected .*: start with --overwrite"):
+    with pytest.raises(ValueError, match=rf"{state}: got SHA-256 .* --resume goes on from {before.name}"):
         run(tmp_path, resume=True)
 
 
