@@ -168,11 +168,12 @@ def told(mutant: Mutant) -> str:
 def report(sample: list[Mutant], found: dict[str, dict[str, object]], seed: int) -> int:
     """Print the score and the survivors; 1 if one of them has no reason."""
     survivors, known = [m for m in sample if found[m.key]["result"] == "passed"], reasons()
-    by_file = defaultdict[str, list[bool]](list)
-    for mutant in sample:
-        by_file[mutant.file].append(found[mutant.key]["result"] != "passed")
-    for file, killed in sorted(by_file.items()):
-        print(f"{file:28} {sum(killed):4} / {len(killed)}")
+    for kind in ("operator", "file"):  # an argument that is missing mostly breaks the call, so it says less than a sign
+        killed_by = defaultdict[str, list[bool]](list)
+        for mutant in sample:
+            killed_by[getattr(mutant, kind)].append(found[mutant.key]["result"] != "passed")
+        for name, killed in sorted(killed_by.items()):
+            print(f"{name:32} {sum(killed):4} / {len(killed)}")
     for mutant in survivors:
         print(f"survivor {told(mutant)}\n    {known.get(mutant.key, 'NO REASON YET')}")
     killed, seconds = len(sample) - len(survivors), sum(float(found[m.key]["seconds"]) for m in sample)
