@@ -5,8 +5,8 @@
     python mutation/sample.py --again all          forgets what was found
     python mutation/sample.py --list               prints what is known, and runs nothing
 
-A mutant meets the tests that execute its line, the quickest first, until one fails or they have had their time. Which these
-are is found by one run of `TESTS` with line coverage, and found again once latentflow or a test has changed. What is found goes
+A mutant meets the tests that execute its line, until one fails or they have had their time: first those that other mutants of
+the file have failed, then the quickest. Which these are is found by one run of `TESTS` with line coverage, and found again once latentflow or a test has changed. What is found goes
 into runs/mutation/*.jsonl, a line for each mutant. The sample are the first mutants in the order of sha256(seed, key): a larger
 sample contains a smaller one, and a change of one line leaves the rest as it was.
 
@@ -21,7 +21,7 @@ import json
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import accumulate
 from pathlib import Path
 
@@ -59,6 +59,21 @@ class Timer:
         self.file.write_text(json.dumps(self.seconds))
 
 
+class Failure:
+    """A pytest plugin that keeps which test failed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.unlink(missing_ok=True)
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.file.write_text(report.nodeid)
+
+    def read(self) -> str | None:
+        return self.file.read_text() if self.file.exists() else None
+
+
 class Targets:
     """Which tests execute a line, and how long they take."""
 
@@ -71,14 +86,14 @@ class Targets:
             stored.write_text(json.dumps(found))
         self._lines, self.seconds = found["lines"], found["seconds"]
 
-    def of(self, mutant: Mutant, budget: float) -> list[str]:
+    def of(self, mutant: Mutant, budget: float, failed: Counter[tuple[str, str]]) -> list[str]:
         lines = self._lines.get(mutant.file, {})
         names = {test for line in mutant.lines for test in lines.get(str(line), ())}
         if not names:  # a line that runs as the file is imported
             names = {test for tests in lines.values() for test in tests}
-        quickest = sorted(names, key=self.seconds.__getitem__)
-        together = accumulate(self.seconds[test] for test in quickest)
-        return [test for test, seconds in zip(quickest, together, strict=True) if seconds <= budget] or quickest[:1]
+        order = sorted(names, key=lambda test: (-failed[mutant.file, test], self.seconds[test]))
+        together = accumulate(self.seconds[test] for test in order)
+        return [test for test, seconds in zip(order, together, strict=True) if seconds <= budget] or order[:1]
 
 
 def _measured(tree: Path) -> dict[str, object]:
@@ -141,7 +156,8 @@ def main() -> int:
         missing = [mutant for mutant in sample if mutant.key not in found]
         targets = Targets(tree) if missing and not args.list else None
         for number, mutant in enumerate(missing if targets else (), 1):
-            entry = attempt(tree, mutant, targets, args.budget)
+            failed = Counter((entry["file"], entry["by"]) for entry in found.values() if entry.get("by"))
+            entry = attempt(tree, mutant, targets.of(mutant, args.budget, failed), targets.seconds)
             found[mutant.key] = entry
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -149,14 +165,13 @@ def main() -> int:
     return report([mutant for mutant in sample if mutant.key in found], found, args.seed)
 
 
-def attempt(tree: Path, mutant: Mutant, targets: Targets, budget: float) -> dict[str, object]:
+def attempt(tree: Path, mutant: Mutant, tests: list[str], seconds: dict[str, float]) -> dict[str, object]:
     """Run the tests of one mutant."""
-    tests, start = targets.of(mutant, budget), time.monotonic()
-    limit = SLOWEST + 3 * sum(targets.seconds[test] for test in tests)
+    failure, start = Failure(tree / "failure"), time.monotonic()
     with changed(tree / mutant.file, mutant.code()):
-        result = run_tests(tree, tests, limit) if tests else "passed"
-    seconds = round(time.monotonic() - start, 2)
-    return {"key": mutant.key, "file": mutant.file, "result": result, "seconds": seconds, "tests": len(tests)}
+        result = run_tests(tree, tests, SLOWEST + 3 * sum(map(seconds.get, tests)), [failure]) if tests else "passed"
+    spent = round(time.monotonic() - start, 2)
+    return {"key": mutant.key, "file": mutant.file, "result": result, "seconds": spent, "by": failure.read()}
 
 
 def told(mutant: Mutant) -> str:
