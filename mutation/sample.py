@@ -6,9 +6,10 @@
     python mutation/sample.py --list               prints what is known, and runs nothing
 
 A mutant meets the tests that execute its line, until one fails or they have had their time: first those that other mutants of
-the file have failed, then the quickest. Which these are is found by one run of `TESTS` with line coverage, and found again once latentflow or a test has changed. What is found goes
-into runs/mutation/*.jsonl, a line for each mutant. The sample are the first mutants in the order of sha256(seed, key): a larger
-sample contains a smaller one, and a change of one line leaves the rest as it was.
+the file have failed, then the quickest. Which these are is found by one run of `TESTS` with line coverage, and found again once
+latentflow or a test has changed. What is found goes into runs/mutation/*.jsonl, a line for each mutant. The sample are the
+first mutants in the order of sha256(seed, key): a larger sample contains a smaller one, and a change of one line leaves the
+rest as it was.
 
 The last lines are the score, and each survivor with the reason that survivors.md gives. A survivor without one is an error.
 """
@@ -137,20 +138,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument(
-        "--budget", type=float, default=15.0, help="seconds of tests for a mutant; what outlives them, survives"
+        "--budget", type=float, default=100.0, help="seconds of tests; a mutant that outlives them survives"
     )
-    parser.add_argument("--again", choices=("survivors", "all"))
-    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--again", choices=("survivors", "all"), help="what to forget of what was found")
+    parser.add_argument("--list", action="store_true", help="run nothing")
     args = parser.parse_args()
     FOUND.mkdir(parents=True, exist_ok=True)
     log = FOUND / f"seed{args.seed}.jsonl"
-    found = {}
-    if log.exists() and args.again != "all":
-        found = {entry["key"]: entry for entry in map(json.loads, log.read_text().splitlines())}
-    elif log.exists():
-        log.unlink()
-    if args.again == "survivors":
-        found = {key: entry for key, entry in found.items() if entry["result"] != "passed"}
+    found = remembered(log, args.again)
     with copy_of_the_tree() as tree:
         sample = sampled(tree, args.seed, args.size)
         missing = [mutant for mutant in sample if mutant.key not in found]
@@ -163,6 +158,14 @@ def main() -> int:
                 file.write(json.dumps(entry) + "\n")
             print(f"{number}/{len(missing)} {entry['result']:7} {entry['seconds']:5.1f} s  {told(mutant)}", flush=True)
     return report([mutant for mutant in sample if mutant.key in found], found, args.seed)
+
+
+def remembered(log: Path, again: str | None) -> dict[str, dict[str, object]]:
+    """What was found before, by key; without what is to be tried again, which the file forgets too."""
+    entries = map(json.loads, log.read_text().splitlines()) if log.exists() and again != "all" else ()
+    found = {entry["key"]: entry for entry in entries if again is None or entry["result"] != "passed"}
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in found.values()))
+    return found
 
 
 def attempt(tree: Path, mutant: Mutant, tests: list[str], seconds: dict[str, float]) -> dict[str, object]:
