@@ -17,6 +17,7 @@ from latentflow import (
     flow_kl,
 )
 from latentflow.metrics import evidence_bound
+from latentflow.solvers import euler_times
 from tests.problems import Opaque
 
 DIM, NUM, BATCH, STEPS = 3, 2, 4, 2
@@ -71,6 +72,11 @@ def test_a_training_step_stays_where_the_latents_are(acting, log_det, opaque):
     for tensor in (loss, z, path.z, path.times, path.weights, *(p.grad for p in potential.parameters())):
         assert tensor.device.type == "meta"
         assert tensor.dtype == torch.float64
+
+
+def test_times_are_made_where_the_latents_are():
+    for label in ("end", "start"):
+        assert euler_times(STEPS, 2, label, zeros(BATCH, DIM)).device.type == "meta"
 
 
 def test_the_choice_stays_where_the_logits_are():
