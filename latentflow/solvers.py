@@ -193,7 +193,7 @@ def _minimise(
     step: int,
 ) -> tuple[Tensor, Tensor]:
     tolerance = _tolerance(y.dtype) * (1 + y.norm(dim=1))
-    identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+    identity = y.new_ones(y.shape[1]).diag()
 
     def merit(x: Tensor) -> Tensor:
         return value(x) + (x * (0.5 * x - y)).sum(1)

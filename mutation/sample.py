@@ -5,10 +5,11 @@
     python mutation/sample.py --again all          forgets what was found
     python mutation/sample.py --list               prints what is known, and runs nothing
 
-A mutant meets the tests that execute its line, the quickest first, until one fails or they have had their time. Which these
-are is found by one run of `TESTS` with line coverage, and found again once latentflow or a test has changed. What is found goes
-into runs/mutation/*.jsonl, a line for each mutant. The sample are the first mutants in the order of sha256(seed, key): a larger
-sample contains a smaller one, and a change of one line leaves the rest as it was.
+A mutant meets the tests that execute its line, until one fails or they have had their time: first those that other mutants of
+the file have failed, then the quickest. Which these are is found by one run of `TESTS` with line coverage, and found again once
+latentflow or a test has changed. What is found goes into runs/mutation/*.jsonl, a line for each mutant. The sample are the
+first mutants in the order of sha256(seed, key): a larger sample contains a smaller one, and a change of one line leaves the
+rest as it was.
 
 The last lines are the score, and each survivor with the reason that survivors.md gives. A survivor without one is an error.
 """
@@ -21,7 +22,7 @@ import json
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import accumulate
 from pathlib import Path
 
@@ -59,6 +60,21 @@ class Timer:
         self.file.write_text(json.dumps(self.seconds))
 
 
+class Failure:
+    """A pytest plugin that keeps which test failed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.unlink(missing_ok=True)
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.file.write_text(report.nodeid)
+
+    def read(self) -> str | None:
+        return self.file.read_text() if self.file.exists() else None
+
+
 class Targets:
     """Which tests execute a line, and how long they take."""
 
@@ -71,14 +87,14 @@ class Targets:
             stored.write_text(json.dumps(found))
         self._lines, self.seconds = found["lines"], found["seconds"]
 
-    def of(self, mutant: Mutant, budget: float) -> list[str]:
+    def of(self, mutant: Mutant, budget: float, failed: Counter[tuple[str, str]]) -> list[str]:
         lines = self._lines.get(mutant.file, {})
         names = {test for line in mutant.lines for test in lines.get(str(line), ())}
         if not names:  # a line that runs as the file is imported
             names = {test for tests in lines.values() for test in tests}
-        quickest = sorted(names, key=self.seconds.__getitem__)
-        together = accumulate(self.seconds[test] for test in quickest)
-        return [test for test, seconds in zip(quickest, together, strict=True) if seconds <= budget] or quickest[:1]
+        order = sorted(names, key=lambda test: (-failed[mutant.file, test], self.seconds[test]))
+        together = accumulate(self.seconds[test] for test in order)
+        return [test for test, seconds in zip(order, together, strict=True) if seconds <= budget] or order[:1]
 
 
 def _measured(tree: Path) -> dict[str, object]:
@@ -122,26 +138,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument(
-        "--budget", type=float, default=15.0, help="seconds of tests for a mutant; what outlives them, survives"
+        "--budget", type=float, default=100.0, help="seconds of tests; a mutant that outlives them survives"
     )
-    parser.add_argument("--again", choices=("survivors", "all"))
-    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--again", choices=("survivors", "all"), help="what to forget of what was found")
+    parser.add_argument("--list", action="store_true", help="run nothing")
     args = parser.parse_args()
     FOUND.mkdir(parents=True, exist_ok=True)
     log = FOUND / f"seed{args.seed}.jsonl"
-    found = {}
-    if log.exists() and args.again != "all":
-        found = {entry["key"]: entry for entry in map(json.loads, log.read_text().splitlines())}
-    elif log.exists():
-        log.unlink()
-    if args.again == "survivors":
-        found = {key: entry for key, entry in found.items() if entry["result"] != "passed"}
+    found = remembered(log, args.again)
     with copy_of_the_tree() as tree:
         sample = sampled(tree, args.seed, args.size)
         missing = [mutant for mutant in sample if mutant.key not in found]
         targets = Targets(tree) if missing and not args.list else None
         for number, mutant in enumerate(missing if targets else (), 1):
-            entry = attempt(tree, mutant, targets, args.budget)
+            failed = Counter((entry["file"], entry["by"]) for entry in found.values() if entry.get("by"))
+            entry = attempt(tree, mutant, targets.of(mutant, args.budget, failed), targets.seconds)
             found[mutant.key] = entry
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -149,14 +160,21 @@ def main() -> int:
     return report([mutant for mutant in sample if mutant.key in found], found, args.seed)
 
 
-def attempt(tree: Path, mutant: Mutant, targets: Targets, budget: float) -> dict[str, object]:
+def remembered(log: Path, again: str | None) -> dict[str, dict[str, object]]:
+    """What was found before, by key; without what is to be tried again, which the file forgets too."""
+    entries = map(json.loads, log.read_text().splitlines()) if log.exists() and again != "all" else ()
+    found = {entry["key"]: entry for entry in entries if again is None or entry["result"] != "passed"}
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in found.values()))
+    return found
+
+
+def attempt(tree: Path, mutant: Mutant, tests: list[str], seconds: dict[str, float]) -> dict[str, object]:
     """Run the tests of one mutant."""
-    tests, start = targets.of(mutant, budget), time.monotonic()
-    limit = SLOWEST + 3 * sum(targets.seconds[test] for test in tests)
+    failure, start = Failure(tree / "failure"), time.monotonic()
     with changed(tree / mutant.file, mutant.code()):
-        result = run_tests(tree, tests, limit) if tests else "passed"
-    seconds = round(time.monotonic() - start, 2)
-    return {"key": mutant.key, "file": mutant.file, "result": result, "seconds": seconds, "tests": len(tests)}
+        result = run_tests(tree, tests, SLOWEST + 3 * sum(map(seconds.get, tests)), [failure]) if tests else "passed"
+    spent = round(time.monotonic() - start, 2)
+    return {"key": mutant.key, "file": mutant.file, "result": result, "seconds": spent, "by": failure.read()}
 
 
 def told(mutant: Mutant) -> str:
@@ -168,11 +186,12 @@ def told(mutant: Mutant) -> str:
 def report(sample: list[Mutant], found: dict[str, dict[str, object]], seed: int) -> int:
     """Print the score and the survivors; 1 if one of them has no reason."""
     survivors, known = [m for m in sample if found[m.key]["result"] == "passed"], reasons()
-    by_file = defaultdict[str, list[bool]](list)
-    for mutant in sample:
-        by_file[mutant.file].append(found[mutant.key]["result"] != "passed")
-    for file, killed in sorted(by_file.items()):
-        print(f"{file:28} {sum(killed):4} / {len(killed)}")
+    for kind in ("operator", "file"):  # an argument that is missing mostly breaks the call, so it says less than a sign
+        killed_by = defaultdict[str, list[bool]](list)
+        for mutant in sample:
+            killed_by[getattr(mutant, kind)].append(found[mutant.key]["result"] != "passed")
+        for name, killed in sorted(killed_by.items()):
+            print(f"{name:32} {sum(killed):4} / {len(killed)}")
     for mutant in survivors:
         print(f"survivor {told(mutant)}\n    {known.get(mutant.key, 'NO REASON YET')}")
     killed, seconds = len(sample) - len(survivors), sum(float(found[m.key]["seconds"]) for m in sample)

@@ -17,6 +17,7 @@ from latentflow import (
     flow_kl,
 )
 from latentflow.metrics import evidence_bound
+from latentflow.solvers import euler_times
 from tests.problems import Opaque
 
 DIM, NUM, BATCH, STEPS = 3, 2, 4, 2
@@ -24,8 +25,20 @@ ACTING = ({"k": 1}, {"k": torch.ones(BATCH, dtype=torch.int64)}, {"k": torch.one
 
 
 @pytest.fixture(autouse=True)
-def autocast_is_not_for_meta(monkeypatch):
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+def autocast_is_switched_off_where_the_latents_are(monkeypatch):
+    def autocast(device_type, *, enabled):
+        assert (device_type, enabled) == ("meta", False)
+        return contextlib.nullcontext()  # torch knows of none for this device
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+
+
+class User(Opaque):
+    """A user's potential, which gets times where it gets latents."""
+
+    def forward(self, z, t):
+        assert (t.device, t.dtype) == (z.device, z.dtype)
+        return super().forward(z, t)
 
 
 def zeros(*shape):
@@ -34,7 +47,7 @@ def zeros(*shape):
 
 def make_potential(opaque, kind=Potential):
     potential = kind(DIM, NUM, device="meta", dtype=torch.float64)
-    return Opaque(potential) if opaque else potential
+    return User(potential) if opaque else potential
 
 
 @pytest.mark.parametrize("opaque", [False, True])
@@ -49,12 +62,21 @@ def test_a_training_step_stays_where_the_latents_are(acting, log_det, opaque):
     path = FlowPosterior(potential, log_det, substeps=2)(q0, steps=STEPS, **acting)
     prior = DiffusionPrior(NUM, dtype=torch.float64).to("meta")
     bound = "initial" if log_det is None else "marginal"
-    loss = flow_kl(path, prior, bound=bound) + HJConstraint(potential, force, times="uniform")(path)
+    hj = HJConstraint(potential, force, times="uniform")
+    loss = (
+        flow_kl(path, prior, bound=bound) + hj(path) + hj.residual(path.z[:, 0], 1.0).sum(1) + hj.initial(path.z).sum()
+    )
     loss = loss + evidence_bound(zeros(BATCH, STEPS + 1), path, prior, bound=bound)
     loss.sum().backward()
-    for tensor in (loss, path.z, path.times, path.weights, *(p.grad for p in potential.parameters())):
+    z, _ = FlowPosterior(potential, log_det).transport(zeros(BATCH, DIM), steps=STEPS, **acting)
+    for tensor in (loss, z, path.z, path.times, path.weights, *(p.grad for p in potential.parameters())):
         assert tensor.device.type == "meta"
         assert tensor.dtype == torch.float64
+
+
+def test_times_are_made_where_the_latents_are():
+    for label in ("end", "start"):
+        assert euler_times(STEPS, 2, label, zeros(BATCH, DIM)).device.type == "meta"
 
 
 def test_the_choice_stays_where_the_logits_are():

@@ -197,6 +197,7 @@ def test_force_is_minus_a_square(shape, seed, bounded):
     f = force(z, t)
     assert f.shape == (6, shape.num)
     assert (f <= 0).all()
+    torch.testing.assert_close(force(z[0], t[0]), f[0], rtol=1e-12, atol=1e-12)
     root = torch.stack([by_hand(force.root, k, z[0], t[0]) for k in range(shape.num)])
     torch.testing.assert_close(f[0], -((root if bounded else root + 0.7) ** 2), rtol=1e-10, atol=1e-10)
     if bounded:

@@ -174,6 +174,7 @@ def test_prior_of_a_flows_path():
         for t in range(5):
             expected = normal(1.0 + t * k).log_prob(path.z[b, t].double()).sum().float()
             torch.testing.assert_close(log_p[b, t], expected)
+    assert prior.double().log_prob(path).dtype == path.z.dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
