@@ -110,7 +110,7 @@ def _measured(tree: Path) -> dict[str, object]:
     for file in found.measured_files():
         tests = found.contexts_by_lineno(file)
         lines[str(Path(file).relative_to(tree))] = {
-            line: sorted({name.partition("|")[0] for name in names if name}) for line, names in tests.items()
+            str(line): sorted({name.partition("|")[0] for name in names if name}) for line, names in tests.items()
         }
     return {"lines": lines, "seconds": json.loads(timer.file.read_text())}
 
