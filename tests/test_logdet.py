@@ -165,6 +165,17 @@ def test_hutchinsons_probes_come_from_the_generator_and_are_signs():
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
+def test_transport_draws_its_probes_from_the_generator():
+    flow, z0 = FlowPosterior(make_potential(4), "hutchinson"), randn(5, 4)
+
+    def drawn(seed, elsewhere):
+        torch.manual_seed(elsewhere)
+        return flow.transport(z0, 0, 3, generator=torch.Generator().manual_seed(seed))[1]
+
+    assert torch.equal(drawn(1, 2), drawn(1, 3))
+    assert not torch.equal(drawn(1, 2), drawn(4, 2))
+
+
 
 @given(potentials(), seeds, st.integers(1, 3), st.booleans())
 def test_laplacian_is_eq_10_as_printed(potential, seed, substeps, opaque):
