@@ -164,6 +164,11 @@ def test_hutchinsons_probes_come_from_the_generator_and_are_signs():
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+    first, second, other = (
+        flow.transport(q0.mean, 0, 2, generator=torch.Generator().manual_seed(seed))[1] for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
 
 
 @given(potentials(), seeds, st.integers(1, 3), st.booleans())
