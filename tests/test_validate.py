@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 import latentflow
 from latentflow import FlowPosterior, HJConstraint, validate_values
@@ -67,6 +67,15 @@ def test_unchecked_values_do_not_change_what_good_input_computes():
         assert torch.equal(z, other_z)
         torch.testing.assert_close(log_det, other_log_det, rtol=1e-7, atol=1e-7)
         assert path.folds.any() >= expect_folds
+
+
+def test_a_posterior_without_scale_is_told_what_to_do():
+    q0 = Independent(
+        Normal(Z, torch.where(torch.arange(4)[:, None] == 2, 0.0, torch.ones_like(Z)), validate_args=False), 1
+    )
+    message = r"q0.log_prob\(z_0\): got 1 nan in samples \[2\], expected numbers; clamp the log-variance of the encoder"
+    with pytest.raises(ValueError, match=message):
+        FLOW(q0, 0, steps=1)
 
 
 def test_the_public_names_are_those_of_the_contract():
