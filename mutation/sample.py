@@ -34,6 +34,7 @@ FOUND = ROOT / "runs" / "mutation"
 REASONS = Path(__file__).with_name("survivors.md")
 SLOW = (
     "example",
+    "fuzz",
     "compile",
     "distributed",
     "docs",

@@ -90,7 +90,9 @@ def work(names: list[str], first: int, start: int, end: int, seed: int) -> None:
         for name in names:
             trial = Trial(name, CASES[name], Path(temporary) / str(names.index(name)))
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
+            most = resource.getrlimit(resource.RLIMIT_AS)[1]  # whoever started this may have limited it already
+            limit = used + BYTES if most == resource.RLIM_INFINITY else min(used + BYTES, most)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, most))
             for number in range(start if name == names[0] else first, end):
                 print(json.dumps((name, number, trial(seed, number))), flush=True)
 
