@@ -40,13 +40,15 @@ def copy_of_the_tree():
     gc.freeze()  # no child need look for garbage in what is imported
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is running is stopped and the folder removed
     with TemporaryDirectory(prefix="mutation-") as folder:
+        tree = Path(folder).resolve() / "tree"  # and tree.log beside it
+        tree.mkdir()
         for name in COPIED:
             source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__", "_build")
             if source.is_dir():
-                shutil.copytree(source, Path(folder, name), ignore=ignored)
+                shutil.copytree(source, tree / name, ignore=ignored)
             else:
-                shutil.copy(source, folder)
-        yield Path(folder).resolve()
+                shutil.copy(source, tree)
+        yield tree
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import find, given
+from hypothesis import Phase, given, settings
+from hypothesis import find as find_by
 from hypothesis import strategies as st
 from torch import nn
 
@@ -192,6 +193,11 @@ def test_a_sequence_is_measured_by_itself(function):
 def test_our_evaluation_adds_up_all_steps():
     potential = make_potential(3, 2)
     kit.assert_equivariance_error(potential, torch.tanh, Z, randn(2, 6, 4, 3))
+
+
+def find(strategy, condition):
+    """What the strategy shrinks to; also where failing examples are enough, as in mutation testing."""
+    return find_by(strategy, condition, settings=settings(phases=tuple(Phase)))
 
 
 class TestStrategies:
