@@ -212,6 +212,7 @@ MISTAKES = {
     "unknown solver": (lambda: FlowPosterior(P, solver="leapfrog"), ValueError, "solver: got 'leapfrog'"),
     "substeps 0": (lambda: FlowPosterior(P, substeps=0), ValueError, "substeps: got 0"),
     "substeps float": (lambda: FlowPosterior(P, substeps=2.0), TypeError, "substeps: got 2.0"),
+    "memory 0": (lambda: FlowPosterior(P, memory=0), ValueError, "memory: got 0, expected at least 1"),
     "unknown bound": (
         lambda: flow_kl(PATH, PRIOR, bound="tight"),
         ValueError,
