@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from networks import (
+    LayerDecoder,
     SceneDecoder,
     SpriteDecoder,
     deep_decoder,
@@ -15,6 +16,7 @@ from networks import (
     paper_classifier,
     paper_decoder,
     paper_encoder,
+    scene_encoder,
     small_decoder,
     small_encoder,
 )
@@ -34,7 +36,7 @@ from latentflow import (
 )
 
 FORCE_PRICE = 1.0
-Networks = Literal["sprite", "small", "scene", "paper"]
+Networks = Literal["sprite", "small", "scene", "layers", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Model:
     dim: int = 16
     """size of the latent"""
     networks: Networks = "sprite"
-    """small, with a decoder that draws, places and colours; plainly small; small, with a decoder that adds pictures; or those
-    of the paper, which had --dim 324"""
+    """small, with a decoder that draws, places and colours; plainly small; for scenes, with a decoder that adds pictures, or
+    one that paints masks; or those of the paper, which had --dim 324"""
     width: int = 32
     """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     hidden: int | None = None
@@ -113,10 +115,10 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
     elif settings.networks == "paper":
         encoder, decoder = paper_encoder(channels, side, dim), paper_decoder(dim, channels, side)
         classifier = paper_classifier(stacked, side, num, dim) if infer else None
-    elif settings.networks == "scene":
-        encoder = small_encoder(channels, side, 2 * dim, width, stride=4)
-        decoder = SceneDecoder(dim, channels, side, width)
-        classifier = small_encoder(stacked, side, num, width, stride=4) if infer else None
+    elif settings.networks in ("scene", "layers"):
+        of_scenes = SceneDecoder if settings.networks == "scene" else LayerDecoder
+        encoder, decoder = scene_encoder(channels, side, 2 * dim, width), of_scenes(dim, channels, side, width)
+        classifier = scene_encoder(stacked, side, num, width) if infer else None
     else:
         of_parts = SpriteDecoder if settings.networks == "sprite" else small_decoder
         encoder, decoder = small_encoder(channels, side, 2 * dim, width), of_parts(dim, channels, side, width)

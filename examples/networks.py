@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def small_encoder(channels: int, side: int, outputs: int, width: int = 32, stride: int = 2) -> nn.Sequential:
-    """Images (N, channels, side, side) -> (N, outputs); with a stride of 4, for large images, 8 has to divide the side."""
+def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side) -> (N, outputs)."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=stride, padding=(4 - stride) // 2),
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(2 * width * (side // (2 * stride)) ** 2, 8 * width),
+        nn.Linear(2 * width * (side // 4) ** 2, 8 * width),
         nn.ReLU(),
         nn.Linear(8 * width, outputs),
     )
@@ -73,6 +73,34 @@ class SpriteDecoder(nn.Module):
         return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)
 
 
+def scene_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side), of a side that 8 divides -> (N, outputs).
+
+    Large images, of which little changes: every layer is normalised, so that the little is not lost beside what stays.
+    """
+    return nn.Sequential(
+        Centred(),
+        nn.Conv2d(channels, width, 4, stride=4),
+        nn.ReLU(),
+        nn.GroupNorm(1, width),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.GroupNorm(1, 2 * width),
+        nn.Flatten(),
+        nn.Linear(2 * width * (side // 8) ** 2, 8 * width),
+        nn.LayerNorm(8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, outputs),
+    )
+
+
+class Centred(nn.Module):
+    """Pixels in [0, 1] as numbers in [-2, 2]: of a size that fresh weights are made for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 4 * x - 2
+
+
 class SceneDecoder(nn.Module):
     """Latents (N, dim) -> logits (N, channels, side, side): a weighted sum of pictures, and convolutions on top of it.
 
@@ -97,6 +125,34 @@ class SceneDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         weights = self.weights(z)
         return self.detail(weights) + self.pictures(weights).unflatten(1, self.shape)
+
+
+class LayerDecoder(nn.Module):
+    """Latents (N, dim) -> logits (N, channels, side, side) of layers, each of one colour in a mask; the masks share each pixel.
+
+    For scenes of few things with one colour each: a hue is learned at once for the whole of a thing, whatever its outline.
+    """
+
+    LAYERS = 8
+
+    def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(dim, 8 * width), nn.ReLU(), nn.Linear(8 * width, 8 * width), nn.ReLU())
+        self.masks = nn.Sequential(
+            nn.Linear(8 * width, self.LAYERS * (side // 2) ** 2),
+            nn.Unflatten(1, (self.LAYERS, side // 2, side // 2)),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Softmax(1),
+        )
+        self.colours = nn.Sequential(
+            nn.Linear(8 * width, channels * self.LAYERS), nn.Unflatten(1, (channels, self.LAYERS))
+        )
+        nn.init.normal_(self.colours[0].bias)  # layers of like colours would not part
+
+    def forward(self, z: Tensor) -> Tensor:
+        hidden = self.hidden(z)
+        masks = self.masks(hidden)
+        return (self.colours(hidden) @ masks.flatten(2)).unflatten(2, masks.shape[2:])
 
 
 def paper_encoder(channels: int, side: int, dim: int) -> nn.Sequential:

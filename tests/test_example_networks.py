@@ -5,11 +5,14 @@ import torch
 from networks import (
     ConvToPoint,
     ConvTransposeOfPoint,
+    LayerDecoder,
+    SceneDecoder,
     deep_decoder,
     deep_encoder,
     paper_classifier,
     paper_decoder,
     paper_encoder,
+    scene_encoder,
     small_decoder,
     small_encoder,
 )
@@ -30,9 +33,13 @@ def test_the_networks_of_the_paper_have_its_numbers_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("side", [16, 28])
-@pytest.mark.parametrize("kind", ["small", "paper", "deep"])
+@pytest.mark.parametrize("kind", ["small", "scene", "layers", "paper", "deep"])
 def test_shapes(kind: str, side: int) -> None:
-    if kind == "deep":
+    if kind in ("scene", "layers"):
+        side = 32 if side == 28 else side  # 8 has to divide it
+        encoder, classifier = scene_encoder(3, side, 12), scene_encoder(27, side, 3)
+        decoder = (SceneDecoder if kind == "scene" else LayerDecoder)(6, 3, side)
+    elif kind == "deep":
         side = 32 if side == 28 else side  # 16 has to divide it
         encoder, decoder = deep_encoder(3, side, 6, 12), deep_decoder(6, 3, side)
         classifier = deep_encoder(27, side, 6, 3)
