@@ -22,7 +22,7 @@ DATA = DataSet("isaac3d", Isaac3D, Kitchen, moving=(1, 2, 3, 4, 5, 6, 7, 8), sta
 PRESETS = {
     "cpu": Settings(
         out=Path("runs/isaac3d"),
-        networks="scene",
+        networks="placed",
         dim=24,
         batch=16,
         muon=0.05,

@@ -1,7 +1,7 @@
 """The one training loop: draw a batch, sum the terms of the loss, step; on any number of devices, and resumable.
 
-Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits; of the networks only the sprite
-decoder makes it wait, on CUDA, for the norm of a matrix whose exponential it takes.
+Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits; only decoders that
+place something make it wait, on CUDA, for the norm of a matrix whose exponential they take.
 
 All that is random in a step is drawn from a state made of (seed, step, share of the batch) and of nothing else. So a resumed
 run repeats the steps of an uninterrupted one, bit for bit on the CPU (CUDA adds in no fixed order), and a batch gives the same

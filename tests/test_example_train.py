@@ -107,7 +107,7 @@ def test_muon_trains_the_hidden_layers_and_adam_the_rest() -> None:
     assert {name for name, p in model.named_parameters() if id(p) in of_muon} == {
         "encoder.8.weight",
         "decoder.weights.2.weight",
-        "decoder.detail.0.weight",
+        "decoder.detail.0.0.weight",
         "selector.classifier.8.weight",
     }
 
