@@ -138,7 +138,7 @@ class PlacedDecoder(nn.Module):
     learned place by place.
     """
 
-    THING = 16  # pixels on each side of the picture of the thing
+    THING, CLEAR = 16, -4.0  # pixels on each side of the picture of the thing; the logit of what is around it
 
     def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
         super().__init__()
@@ -150,13 +150,12 @@ class PlacedDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         weights = self.weights(z)
-        thing = self.thing(weights).to(z.dtype)
-        opaque = (thing[:, :1] - 1).sigmoid()
+        thing = F.pad(self.thing(weights).to(z.dtype), (1, 1, 1, 1), value=self.CLEAR)
         with torch.autocast(z.device.type, enabled=False):  # half precision cannot tell pixels apart
             grid = affine_grid(self.frame(weights.to(z.dtype)), self.side)
-            # What is outside of the picture is transparent: 0, as the logits are multiplied already.
-            placed = F.grid_sample(torch.cat((opaque, opaque * thing[:, 1:]), 1), grid, align_corners=False)
-        return (1 - placed[:, :1]) * self.pictures(weights) + placed[:, 1:]
+            thing = F.grid_sample(thing, grid, padding_mode="border", align_corners=False)
+        opaque = thing[:, :1].sigmoid()
+        return (1 - opaque) * self.pictures(weights) + opaque * thing[:, 1:]
 
 
 class LayerDecoder(nn.Module):
