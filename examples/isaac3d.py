@@ -27,7 +27,7 @@ PRESETS = {
         batch=32,
         frames=2,
         muon=0.05,
-        steps=6500,
+        steps=5200,
         initial=0.02,
         marginal=0.002,
     ),
