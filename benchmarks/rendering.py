@@ -49,9 +49,9 @@ def _step(data: factor_experiment.DataSet, preset: factor_experiment.Settings) -
     fabric = train.start(dataclasses.replace(preset, accelerator="cpu", threads=torch.get_num_threads()))
     sequences = FactorSequences(data.scene(preset.side), data.moving, data.states, preset.side)
     model = models.build(preset, 3, preset.side, len(data.moving), data.states - 1).train()
-    wrapped, optimiser = fabric.setup(model, train.optimiser_of(model, preset))
+    wrapped, *optimisers = fabric.setup(model, *train.optimisers_of(model, preset))
     return {
-        "step": partial(train.take_step, fabric, wrapped, optimiser, sequences.draw, preset, 0),
+        "step": partial(train.take_step, fabric, wrapped, optimisers, sequences.draw, preset, 0),
         "rendering": partial(sequences.draw, preset.batch, 0, 0),
     }
 

@@ -40,7 +40,7 @@ def ours(dim: int, digits: Tensor, log_det: str, precision: str) -> Callable[[],
     fabric, model = start(run), build(settings, 3, SIDE, NUM, STEPS).train()
     wrapped, optimiser = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=RATE, fused=True))
     k = torch.arange(BATCH) % NUM
-    return lambda: take_step(fabric, wrapped, optimiser, lambda *_: (DIGITS.single(digits, k, STEPS), k), run, 0)
+    return lambda: take_step(fabric, wrapped, [optimiser], lambda *_: (DIGITS.single(digits, k, STEPS), k), run, 0)
 
 
 def networks(dim: int, digits: Tensor, rendering: bool) -> Callable[[], object]:

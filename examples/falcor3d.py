@@ -19,7 +19,15 @@ from factor_experiment import DataSet, Settings
 
 DATA = DataSet("falcor3d", Falcor3D, LivingRoom, moving=(0, 1, 2, 3, 4, 5, 6), states=5)
 PRESETS = {
-    "cpu": Settings(out=Path("runs/falcor3d"), networks="scene", batch=16, steps=5000, initial=0.02, marginal=0.002),
+    "cpu": Settings(
+        out=Path("runs/falcor3d"),
+        networks="scene",
+        batch=16,
+        muon=0.05,
+        steps=4000,
+        initial=0.02,
+        marginal=0.002,
+    ),
     "paper": Settings(
         preset="paper",
         data="files",

@@ -63,13 +63,13 @@ def _wrapped(name: str) -> str:
 def picture(found: list[Row], path: Path, title: str = "") -> None:
     """A PNG or WebP with a pair of rows, truth and flow, for the first sequence of each; time runs to the right."""
     frames, height = max(row.truth.shape[1] for row in found), 1.85 * len(found)
+    names = [row.name if max(map(len, row.name.split("\n"))) < LONG else _wrapped(row.name) for row in found]
+    margin = 0.8 + 0.075 * max(len(line) for name in names for line in name.split("\n"))  # inches: 10 point letters
+    width = margin + 0.9 * frames
     figure, axes = plt.subplots(
-        2 * len(found),
-        frames,
-        figsize=(0.9 * frames + 2.2, height),
-        gridspec_kw={"wspace": 0.04, "hspace": 0.08},
+        2 * len(found), frames, figsize=(width, height), gridspec_kw={"wspace": 0.04, "hspace": 0.08}
     )
-    for r, row in enumerate(found):
+    for r, (row, name) in enumerate(zip(found, names, strict=True)):
         for offset, (label, images) in enumerate((("true", row.truth[0]), ("flow", row.flow[0]))):
             for axis in axes[2 * r + offset, len(images) :]:
                 axis.set_axis_off()
@@ -78,13 +78,12 @@ def picture(found: list[Row], path: Path, title: str = "") -> None:
                 axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
             axes[2 * r + offset, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-        name = row.name if max(map(len, row.name.split("\n"))) < LONG else _wrapped(row.name)
         axes[2 * r, 0].text(
             -0.75, -0.04, name, transform=axes[2 * r, 0].transAxes, ha="right", va="center", fontsize=10
         )
     for t, axis in enumerate(axes[0]):
         axis.set_title(f"t = {t}", fontsize=9)
-    figure.subplots_adjust(left=0.24, right=0.99, top=1 - 0.37 / height, bottom=0.0925 / height)
+    figure.subplots_adjust(left=margin / width, right=0.99, top=1 - 0.37 / height, bottom=0.0925 / height)
     figure.text(0.01, 1 - 0.05 / height, title, ha="left", va="top", fontsize=9)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, dpi=110, format=path.suffix[1:])

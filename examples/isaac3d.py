@@ -21,7 +21,15 @@ from factor_experiment import DataSet, Settings
 DATA = DataSet("isaac3d", Isaac3D, Kitchen, moving=(1, 2, 3, 4, 5, 6, 7, 8), states=4)
 PRESETS = {
     "cpu": Settings(
-        out=Path("runs/isaac3d"), networks="scene", dim=24, batch=16, steps=4500, initial=0.02, marginal=0.002
+        out=Path("runs/isaac3d"),
+        networks="placed",
+        dim=24,
+        batch=32,
+        frames=2,
+        muon=0.05,
+        steps=5200,
+        initial=0.02,
+        marginal=0.002,
     ),
     "paper": Settings(
         preset="paper",

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 from networks import (
+    LayerDecoder,
+    PlacedDecoder,
     SceneDecoder,
     SpriteDecoder,
     deep_decoder,
@@ -15,6 +17,7 @@ from networks import (
     paper_classifier,
     paper_decoder,
     paper_encoder,
+    scene_encoder,
     small_decoder,
     small_encoder,
 )
@@ -34,7 +37,8 @@ from latentflow import (
 )
 
 FORCE_PRICE = 1.0
-Networks = Literal["sprite", "small", "scene", "paper"]
+Networks = Literal["sprite", "small", "scene", "placed", "layers", "paper"]
+OF_SCENES = {"scene": SceneDecoder, "placed": PlacedDecoder, "layers": LayerDecoder}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Model:
     dim: int = 16
     """size of the latent"""
     networks: Networks = "sprite"
-    """small, with a decoder that draws, places and colours; plainly small; small, with a decoder that adds pictures; or those
-    of the paper, which had --dim 324"""
+    """small, with a decoder that draws, places and colours; plainly small; for scenes, with a decoder that adds pictures, adds
+    them and places one thing on top, or paints masks; or those of the paper, which had --dim 324"""
     width: int = 32
     """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     hidden: int | None = None
@@ -113,10 +117,10 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
     elif settings.networks == "paper":
         encoder, decoder = paper_encoder(channels, side, dim), paper_decoder(dim, channels, side)
         classifier = paper_classifier(stacked, side, num, dim) if infer else None
-    elif settings.networks == "scene":
-        encoder = small_encoder(channels, side, 2 * dim, width, stride=4)
-        decoder = SceneDecoder(dim, channels, side, width)
-        classifier = small_encoder(stacked, side, num, width, stride=4) if infer else None
+    elif settings.networks in OF_SCENES:
+        encoder = scene_encoder(channels, side, 2 * dim, width)
+        decoder = OF_SCENES[settings.networks](dim, channels, side, width)
+        classifier = scene_encoder(stacked, side, num, width) if infer else None
     else:
         of_parts = SpriteDecoder if settings.networks == "sprite" else small_decoder
         encoder, decoder = small_encoder(channels, side, 2 * dim, width), of_parts(dim, channels, side, width)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def small_encoder(channels: int, side: int, outputs: int, width: int = 32, stride: int = 2) -> nn.Sequential:
-    """Images (N, channels, side, side) -> (N, outputs); with a stride of 4, for large images, 8 has to divide the side."""
+def small_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side) -> (N, outputs)."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=stride, padding=(4 - stride) // 2),
+        nn.Conv2d(channels, width, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(2 * width * (side // (2 * stride)) ** 2, 8 * width),
+        nn.Linear(2 * width * (side // 4) ** 2, 8 * width),
         nn.ReLU(),
         nn.Linear(8 * width, outputs),
     )
@@ -64,13 +64,47 @@ class SpriteDecoder(nn.Module):
         colour, pose, content = z.split((self.COLOUR, self.POSE, z.shape[1] - self.COLOUR - self.POSE), 1)
         canvas = self.canvas(content).to(z.dtype)
         with torch.autocast(z.device.type, enabled=False):  # half precision cannot tell pixels apart
-            # The exponential of a generator: turns and sizes multiply where latents add up, and 0 is the identity.
-            generator = F.pad(self.frame(pose).view(-1, 2, 3), (0, 0, 0, 1))
-            grid = F.affine_grid(torch.matrix_exp(generator)[:, :2], list(canvas.shape), align_corners=False)
-            canvas = F.grid_sample(canvas, grid, padding_mode="border", align_corners=False)
+            canvas = F.grid_sample(
+                canvas, affine_grid(self.frame(pose), canvas.shape[-1]), padding_mode="border", align_corners=False
+            )
         # A pixel is lit in a channel where the canvas is lit and the colour has it: p = p_1 p_2, in logits.
         unlit, lacks = torch.broadcast_tensors(-canvas, -self.palette(colour)[..., None, None])
         return -torch.stack((unlit, lacks, unlit + lacks)).logsumexp(0)
+
+
+def affine_grid(generators: Tensor, side: int) -> Tensor:
+    """The maps of generators (N, 6), as grids (N, side, side, 2) for `F.grid_sample`."""
+    # The exponential of a generator: turns and sizes multiply where generators add up, and 0 is the identity.
+    maps = torch.matrix_exp(F.pad(generators.view(-1, 2, 3), (0, 0, 0, 1)))
+    return F.affine_grid(maps[:, :2], [len(maps), 1, side, side], align_corners=False)
+
+
+def scene_encoder(channels: int, side: int, outputs: int, width: int = 32) -> nn.Sequential:
+    """Images (N, channels, side, side), of a side that 8 divides -> (N, outputs).
+
+    Large images, of which little changes: every layer is normalised, so that the little is not lost beside what stays.
+    """
+    return nn.Sequential(
+        Centred(),
+        nn.Conv2d(channels, width, 4, stride=4),
+        nn.ReLU(),
+        nn.GroupNorm(1, width),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.GroupNorm(1, 2 * width),
+        nn.Flatten(),
+        nn.Linear(2 * width * (side // 8) ** 2, 8 * width),
+        nn.LayerNorm(8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, outputs),
+    )
+
+
+class Centred(nn.Module):
+    """Pixels in [0, 1] as numbers in [-2, 2]: of a size that fresh weights are made for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 4 * x - 2
 
 
 class SceneDecoder(nn.Module):
@@ -82,13 +116,11 @@ class SceneDecoder(nn.Module):
 
     def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
         super().__init__()
-        self.shape = channels, side, side
-        self.weights = nn.Sequential(nn.Linear(dim, 8 * width), nn.ReLU(), nn.Linear(8 * width, 8 * width), nn.ReLU())
-        self.pictures = nn.Linear(8 * width, channels * side * side)
+        self.weights = _two_layers(dim, 8 * width)
+        self.pictures = _pictures(8 * width, channels, side)
         self.detail = nn.Sequential(
-            nn.Linear(8 * width, 2 * width * (side // 8) ** 2),
+            _pictures(8 * width, 2 * width, side // 8),
             nn.ReLU(),
-            nn.Unflatten(1, (2 * width, side // 8, side // 8)),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.ConvTranspose2d(width, channels, 4, stride=4),
@@ -96,7 +128,67 @@ class SceneDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         weights = self.weights(z)
-        return self.detail(weights) + self.pictures(weights).unflatten(1, self.shape)
+        return self.detail(weights) + self.pictures(weights)
+
+
+class PlacedDecoder(nn.Module):
+    """Latents (N, dim) -> logits (N, channels, side, side): a weighted sum of pictures, and before it a thing in its place.
+
+    For scenes in which one thing moves, or changes its colour or size: that it is the same thing in every place need not be
+    learned place by place.
+    """
+
+    THING, CLEAR = 16, -4.0  # pixels on each side of the picture of the thing; the logit of what is around it
+
+    def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        self.side = side
+        self.weights = _two_layers(dim, 8 * width)
+        self.pictures = _pictures(8 * width, channels, side)
+        self.thing = _pictures(8 * width, 1 + channels, self.THING)  # how opaque, and its logits
+        self.frame = nn.Linear(8 * width, 6)
+
+    def forward(self, z: Tensor) -> Tensor:
+        weights = self.weights(z)
+        thing = F.pad(self.thing(weights).to(z.dtype), (1, 1, 1, 1), value=self.CLEAR)
+        with torch.autocast(z.device.type, enabled=False):  # half precision cannot tell pixels apart
+            grid = affine_grid(self.frame(weights.to(z.dtype)), self.side)
+            thing = F.grid_sample(thing, grid, padding_mode="border", align_corners=False)
+        opaque = thing[:, :1].sigmoid()
+        return (1 - opaque) * self.pictures(weights) + opaque * thing[:, 1:]
+
+
+class LayerDecoder(nn.Module):
+    """Latents (N, dim) -> logits (N, channels, side, side) of layers, each of one colour in a mask; the masks share each pixel.
+
+    For scenes of few things with one colour each: a hue is learned at once for the whole of a thing, whatever its outline.
+    """
+
+    LAYERS = 8
+
+    def __init__(self, dim: int, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        self.hidden = _two_layers(dim, 8 * width)
+        self.masks = nn.Sequential(
+            _pictures(8 * width, self.LAYERS, side // 2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Softmax(1)
+        )
+        self.colours = nn.Linear(8 * width, channels * self.LAYERS)
+        nn.init.normal_(self.colours.bias)  # layers of like colours would not part
+
+    def forward(self, z: Tensor) -> Tensor:
+        hidden = self.hidden(z)
+        masks = self.masks(hidden)
+        colours = self.colours(hidden).unflatten(1, (-1, self.LAYERS))
+        return (colours @ masks.flatten(2)).unflatten(2, masks.shape[2:])
+
+
+def _two_layers(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+
+def _pictures(inputs: int, channels: int, side: int) -> nn.Sequential:
+    """As many pictures (channels, side, side) as there are inputs, (N, inputs) -> their weighted sum."""
+    return nn.Sequential(nn.Linear(inputs, channels * side**2), nn.Unflatten(1, (channels, side, side)))
 
 
 def paper_encoder(channels: int, side: int, dim: int) -> nn.Sequential:

@@ -19,7 +19,16 @@ from factor_experiment import DataSet, Settings
 
 DATA = DataSet("shapes3d", Shapes3D, Room, moving=(0, 1, 2, 3), states=8)
 PRESETS = {
-    "cpu": Settings(out=Path("runs/shapes3d"), networks="scene", batch=16, steps=6000, initial=0.02, marginal=0.002),
+    "cpu": Settings(
+        out=Path("runs/shapes3d"),
+        networks="layers",
+        batch=32,
+        frames=2,
+        muon=0.05,
+        steps=5500,
+        initial=0.02,
+        marginal=0.002,
+    ),
     "paper": Settings(
         preset="paper", data="files", out=Path("runs/shapes3d-paper"), dim=226, steps=90_000, **experiment.PAPER
     ),

@@ -1,7 +1,7 @@
 """The one training loop: draw a batch, sum the terms of the loss, step; on any number of devices, and resumable.
 
-Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits; of the networks only the sprite
-decoder makes it wait, on CUDA, for the norm of a matrix whose exponential it takes.
+Nothing in a step reads a value, so the host runs ahead of an accelerator and never waits; only decoders that
+place something make it wait, on CUDA, for the norm of a matrix whose exponential they take.
 
 All that is random in a step is drawn from a state made of (seed, step, share of the batch) and of nothing else. So a resumed
 run repeats the steps of an uninterrupted one, bit for bit on the CPU (CUDA adds in no fixed order), and a batch gives the same
@@ -15,7 +15,7 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,10 @@ from progress import READ_EVERY, Progress
 from torch import Tensor, nn
 
 from latentflow import validate_values
+
+# Muon trains matrices with both sides at least HIDDEN and at most LARGEST numbers: its update of larger ones takes more time
+# than it saves.
+HIDDEN, LARGEST = 128, 2**20
 
 # (number of sequences, step, share of the batch) -> frames (B, T+1, C, H, W), labels (B,); random by torch's state, or by
 # what it is given, but by nothing else
@@ -48,6 +52,8 @@ class Run:
     """sequences in a step, over all devices"""
     learning_rate: float = 3e-3
     """of Adam; the peak, where it changes"""
+    muon: float | None = None
+    """learning rate of Muon, which then trains the hidden layers of encoder, decoder and classifier; Adam does, if left out"""
     decay: float = 0.5
     """weight decay of the potentials (AdamW's): what a flow has no use for fades, so that others may use it"""
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
@@ -81,6 +87,8 @@ class Run:
             raise ValueError(f"--seed: got {self.seed}, expected at least 0")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"--learning-rate: got {self.learning_rate}, expected a positive number")
+        if self.muon is not None and not 0 < self.muon < float("inf"):
+            raise ValueError(f"--muon: got {self.muon}, expected a positive number, or None for Adam")
         if not 0 <= self.decay < float("inf"):
             raise ValueError(f"--decay: got {self.decay}, expected a number of at least 0")
         if self.batch % self.shares != 0:
@@ -135,9 +143,10 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
 
     Leaves the process with 128 + the signal's number if that asked for a stop, the last step being saved.
     """
-    wrapped, optimiser = fabric.setup(model.train(), optimiser_of(model, run))
-    schedule = _schedule(optimiser, run)
-    parts = {"optimiser": optimiser, "schedule": schedule}
+    wrapped, *optimisers = fabric.setup(model.train(), *optimisers_of(model, run))
+    schedules = [_schedule(optimiser, run) for optimiser in optimisers]
+    parts = {f"optimiser {n}": optimiser for n, optimiser in enumerate(optimisers)}
+    parts |= {f"schedule {n}": schedule for n, schedule in enumerate(schedules)}
     state = checkpoints.restore(run.out, model, parts) if run.resume else {"step": 0, "seconds": 0.0}
     first, began = state["step"], time.monotonic() - state["seconds"]
     progress = Progress(
@@ -148,8 +157,9 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
         for step in range(first, run.steps):
             if model.selector is not None:
                 model.selector.anneal(step)
-            terms = take_step(fabric, wrapped, optimiser, draw, run, step)
-            schedule.step()
+            terms = take_step(fabric, wrapped, optimisers, draw, run, step)
+            for schedule in schedules:
+                schedule.step()
             progress(step + 1, terms)
             last = step + 1 == run.steps
             stop = _any(fabric, received, last or (step + 1) % READ_EVERY == 0)
@@ -164,22 +174,45 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
     return time.monotonic() - began
 
 
-def optimiser_of(model: FlowVAE, run: Run) -> torch.optim.Optimizer:
-    """Adam, with decay of the potentials only: latents that one flow leaves alone are free for another."""
+def optimisers_of(model: FlowVAE, run: Run) -> list[torch.optim.Optimizer]:
+    """Adam, with decay of the potentials only: latents that one flow leaves alone are free for another. And Muon, if wanted."""
     decayed = list(model.flow.potential.parameters())
-    others = [p for p in model.parameters() if all(p is not q for q in decayed)]
+    hidden = [] if run.muon is None else _hidden(model)
+    others = [p for p in model.parameters() if all(p is not q for q in decayed + hidden)]
     groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": run.decay}]
-    return torch.optim.AdamW(groups, lr=run.learning_rate, fused=True)
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=run.learning_rate, fused=True)]
+    if run.muon is not None:
+        # Three steps to an orthogonal update instead of five: nearly as good, and that update is what takes the time.
+        found.append(torch.optim.Muon(hidden, lr=run.muon, weight_decay=0.0, ns_steps=3))
+    return found
+
+
+def _hidden(model: FlowVAE) -> list[nn.Parameter]:
+    """Matrices between hidden layers: neither side is as short as a latent or the colours, nor as long as an image."""
+    networks = (model.encoder, model.decoder, *([] if model.selector is None else [model.selector]))
+    found = [
+        p
+        for network in networks
+        for p in network.parameters()
+        if p.ndim == 2 and min(p.shape) >= HIDDEN and p.numel() <= LARGEST
+    ]
+    if not found:
+        raise ValueError(
+            f"--muon: got networks without a matrix of {HIDDEN} or more rows and columns and at most {LARGEST} numbers, "
+            "expected at least one for Muon to train; leave --muon out, or take a larger --width"
+        )
+    return found
 
 
 def take_step(
-    fabric: Fabric, model: nn.Module, optimiser: torch.optim.Optimizer, draw: Draw, run: Run, step: int
+    fabric: Fabric, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], draw: Draw, run: Run, step: int
 ) -> dict[str, Tensor]:
     """One step of a model set up by Fabric; the terms of the loss, and what else the model noted.
 
     Reads no value and has the same shapes every time, as a CUDA graph needs it.
     """
-    optimiser.zero_grad(set_to_none=True)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
     parts = []
     for part in range(run.accumulate):
         share = fabric.global_rank * run.accumulate + part
@@ -190,7 +223,8 @@ def take_step(
             terms, noted = model(x, k)
             fabric.backward(torch.stack(list(terms.values())).sum() / run.accumulate)
         parts.append({name: value.detach() for name, value in (terms | noted).items()})
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
     return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
 
@@ -203,7 +237,9 @@ def _schedule(optimiser: torch.optim.Optimizer, run: Run) -> torch.optim.lr_sche
     if run.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
     # A tenth, but never exactly one step: OneCycleLR would divide by zero.
-    return torch.optim.lr_scheduler.OneCycleLR(optimiser, run.learning_rate, total_steps=run.steps, pct_start=0.101)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, optimiser.param_groups[0]["lr"], total_steps=run.steps, pct_start=0.101
+    )
 
 
 @contextlib.contextmanager

@@ -34,18 +34,22 @@ from latentflow import validate_values
 
 SHORT = example.Settings(steps=6, batch=6, threads=1, accelerator="cpu", held_out=6)
 MODELS: list[dict[str, Any]] = [{}, {"supervision": "none"}, {"networks": "paper"}]
-WAITING_FOR_NOTHING: list[dict[str, Any]] = [{"networks": "small", "supervision": "none"}, {"networks": "paper"}]
+WAITING_FOR_NOTHING: list[dict[str, Any]] = [
+    {"networks": "small", "supervision": "none"},
+    {"networks": "small", "supervision": "none", "muon": 0.05},
+    {"networks": "paper"},
+]
 SCRIPT = [sys.executable, str(Path(example.__file__)), "--held-out", "6", "--threads", "1", "--accelerator", "cpu"]
 
 
-def ready(**changes: Any) -> tuple[Fabric, FlowVAE, Any, torch.optim.Optimizer]:
-    """Fabric, the model, the model as it wrapped it, and the optimiser."""
+def ready(**changes: Any) -> tuple[Fabric, FlowVAE, Any, list[torch.optim.Optimizer]]:
+    """Fabric, the model, the model as it wrapped it, and the optimisers."""
     torch.manual_seed(0)
     run = dataclasses.replace(SHORT, **changes)
     fabric = loop.start(run)
     model = models.build(run, 3, 16, 3, 8).train()
-    wrapped, optimiser = fabric.setup(model, loop.optimiser_of(model, run))
-    return fabric, model, wrapped, optimiser
+    wrapped, *optimisers = fabric.setup(model, *loop.optimisers_of(model, run))
+    return fabric, model, wrapped, optimisers
 
 
 def draw(count: int, *_: int) -> tuple[Tensor, Tensor]:
@@ -83,21 +87,43 @@ class NoValues(TorchDispatchMode):
 def test_a_step_reads_no_value(changes: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On the CPU, and only there, one_hot looks at its labels.
     monkeypatch.setattr("torch.nn.functional.one_hot", lambda k, num: (k[..., None] == torch.arange(num)).long())
-    fabric, _, wrapped, optimiser = ready(**changes)
+    fabric, _, wrapped, optimisers = ready(**changes)
     run = dataclasses.replace(SHORT, precision=precision)
     with validate_values(False):
-        loop.take_step(fabric, wrapped, optimiser, draw, run, 0)
+        loop.take_step(fabric, wrapped, optimisers, draw, run, 0)
         with NoValues():
-            noted = loop.take_step(fabric, wrapped, optimiser, draw, run, 1)
+            noted = loop.take_step(fabric, wrapped, optimisers, draw, run, 1)
     assert all(value.isfinite() for value in noted.values())
+
+
+def test_muon_trains_the_hidden_layers_and_adam_the_rest() -> None:
+    run = dataclasses.replace(SHORT, networks="scene", supervision="none", muon=0.05)
+    model = models.build(run, 3, 64, 3, 8)
+    adam, muon = loop.optimisers_of(model, run)
+    of_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    of_adam = {id(p) for group in adam.param_groups for p in group["params"]}
+    assert not of_muon & of_adam
+    assert len(of_muon | of_adam) == len(list(model.parameters()))
+    assert {name for name, p in model.named_parameters() if id(p) in of_muon} == {
+        "encoder.8.weight",
+        "decoder.weights.2.weight",
+        "decoder.detail.0.0.weight",
+        "selector.classifier.8.weight",
+    }
+
+
+def test_muon_without_a_matrix_to_train_is_an_error() -> None:
+    run = dataclasses.replace(SHORT, networks="paper", muon=0.05)
+    with pytest.raises(ValueError, match=r"^--muon: got networks without"):
+        loop.optimisers_of(models.build(run, 3, 16, 3, 8), run)
 
 
 @pytest.mark.parametrize("changes", MODELS)
 def test_a_step_decodes_once(changes: dict[str, Any]) -> None:
-    fabric, model, wrapped, optimiser = ready(**changes)
+    fabric, model, wrapped, optimisers = ready(**changes)
     seen = []
     model.decoder.register_forward_hook(lambda _, inputs, logits: seen.append(len(logits)))
-    loop.take_step(fabric, wrapped, optimiser, draw, SHORT, 0)
+    loop.take_step(fabric, wrapped, optimisers, draw, SHORT, 0)
     assert seen == [6 * (model.frames or 9)]
 
 
@@ -105,13 +131,13 @@ def test_a_step_decodes_once(changes: dict[str, Any]) -> None:
 def test_half_precision_stays_in_the_networks(changes: dict[str, Any]) -> None:
     terms, seen = {}, []
     for precision in ("float32", "bf16"):
-        fabric, model, wrapped, optimiser = ready(**changes)
+        fabric, model, wrapped, optimisers = ready(**changes)
         hook = lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype))  # noqa: E731
         canvas = getattr(model.decoder, "canvas", model.decoder)
         for module in (model.encoder, canvas, *([] if model.selector is None else [model.selector.classifier])):
             module.register_forward_hook(hook)
         run = dataclasses.replace(SHORT, precision=precision)
-        terms[precision] = loop.take_step(fabric, wrapped, optimiser, draw, run, 0)
+        terms[precision] = loop.take_step(fabric, wrapped, optimisers, draw, run, 0)
         assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
     half = len(seen) // 2
     assert set(seen[:half]) == {(torch.float32, torch.float32)}
@@ -125,8 +151,8 @@ def test_half_precision_stays_in_the_networks(changes: dict[str, Any]) -> None:
 def test_a_batch_in_parts_has_the_mean_of_their_gradients(changes: dict[str, Any]) -> None:
     """Each part is what a process of its own would take: the same random numbers, a loss that is a mean."""
     run = dataclasses.replace(SHORT, batch=12, accumulate=2, **changes)
-    fabric, model, wrapped, optimiser = ready(**changes)
-    loop.take_step(fabric, wrapped, optimiser, draw, run, 0)
+    fabric, model, wrapped, optimisers = ready(**changes)
+    loop.take_step(fabric, wrapped, optimisers, draw, run, 0)
     found = [parameter.grad.clone() for parameter in model.parameters()]
     _, model, _, _ = ready(**changes)
     for part in range(2):
@@ -158,7 +184,7 @@ def test_two_processes_train_as_one(supervision: str, tmp_path: Path) -> None:
         )
         assert said.returncode == 0, said.stderr
     one, two = (
-        torch.load(tmp_path / name / "checkpoints/00000001/state.pt", weights_only=True)["optimiser"]["state"]
+        torch.load(tmp_path / name / "checkpoints/00000001/state.pt", weights_only=True)["optimiser 0"]["state"]
         for name in ("one", "two")
     )
     assert one.keys() == two.keys()
@@ -179,10 +205,10 @@ def started(out: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("supervision", ["labels", "none"])
-def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(supervision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", ["--supervision labels", "--supervision none", "--networks small --muon 0.05"])
+def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(changes: str, tmp_path: Path) -> None:
     """SIGKILL, wherever the process happens to be; final weights, log and results are the same bit for bit."""
-    options = ["--steps", "40", "--batch", "6", "--save-every", "3", "--supervision", supervision]
+    options = ["--steps", "40", "--batch", "6", "--save-every", "3", *changes.split()]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert subprocess.run([*SCRIPT, *options, "--out", str(whole)], capture_output=True).returncode == 0
     process = started(cut, *options)
@@ -197,7 +223,7 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(super
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert (whole / "log.csv").read_bytes() == (cut / "log.csv").read_bytes()
-    if supervision == "none":
+    if changes == "--supervision none":
         assert two["selector.temperature"] < 1
     found = [json.loads((out / "results.json").read_text()) for out in (whole, cut)]
     assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
