@@ -29,7 +29,6 @@ class Networks(NamedTuple):
     input_bias: Tensor  # a, (G, 1, h)
     hidden_weight: Tensor  # B, (G, h, h)
     read_out: Tensor  # w, (G, 1, h)
-    gated: Tensor  # diag(w) B, (G, h, h): the read-out goes into the layer, so that one product makes q of s_2
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
 
 
@@ -97,9 +96,10 @@ class Local:
 
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
-        bent = torch.bmm(_through_tanh(along, self.first), self.networks.hidden_weight.mT)
-        curved = _through_tanh(bent, self.second) * self.second
-        back = _through_tanh(torch.bmm(curved, -2 * self.networks.gated), self.first)
+        bent = torch.bmm(through_tanh(along, self.first), self.networks.hidden_weight.mT)
+        curved = through_tanh(bent, self.second) * self.second
+        curved = curved * (-2 * self.networks.read_out)
+        back = through_tanh(torch.bmm(curved, self.networks.hidden_weight), self.first)
         coefficient = torch.addcmul(back, self.first * self.coefficient, along, value=-2)
         slope, bend = self._bend()
         if slope is None or bend is None:
@@ -119,7 +119,7 @@ class Local:
 
     def _curvatures(self) -> tuple[Tensor, Tensor]:
         """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
-        outer = _through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
         return -2 * self.first * self.coefficient, outer
 
     def _layers(self, basis: Tensor) -> Tensor:
@@ -152,17 +152,19 @@ class Local:
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    return Local(networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.gated))
+    return Local(
+        networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.read_out)
+    )
 
 
 def activate_above(
-    y: Tensor, shift: Tensor, hidden_weight: Tensor, gated: Tensor
+    y: Tensor, shift: Tensor, hidden_weight: Tensor, read_out: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """h_1, h_2, q and p from the inputs y of the first tanh."""
     first = torch.tanh(y)
     second = _second_layer(first, shift, hidden_weight)
-    back = torch.bmm(1 - second.square(), gated)
-    return first, second, back, _through_tanh(back, first)
+    back = torch.bmm(through_tanh(read_out, second), hidden_weight)
+    return first, second, back, through_tanh(back, first)
 
 
 def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
@@ -203,7 +205,7 @@ def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
     return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
 
 
-def _through_tanh(x: Tensor, y: Tensor) -> Tensor:
-    """X (1 - y^2), for y = tanh(...), in one kernel."""
+def through_tanh(x: Tensor, y: Tensor) -> Tensor:
+    """X (1 - y^2), for y = tanh(...), in one kernel; x may broadcast."""
     product: Tensor = torch.ops.aten.tanh_backward(x, y)
     return product

@@ -15,7 +15,7 @@ from latentflow import logdet
 from latentflow.acting import Acting
 from latentflow.closed_form import Local, activate, evaluate
 from latentflow.potential import Potential
-from latentflow.trajectory import follow
+from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
 
 
@@ -181,7 +181,7 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     activations = follow(networks, rows, shift[:, 1:], layout.weights, substeps)
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
-    path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
+    path = torch.cat((rows[:, None], rows[:, None] + divided(motion.cumsum(1), substeps)), 1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1)
     if layout.place is not None:
         z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
