@@ -69,8 +69,9 @@ class Local:
         """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
         slope, _ = self._bend()
         num, rows, hidden = self.back.shape
-        blocks = self.back.view(num, rate.shape[1], rows // max(1, rate.shape[1]), hidden)
-        derivative = torch.matmul(blocks, rate[..., None]).flatten(1)
+        times = rate.shape[1]
+        blocks = self.back.view(num * times, rows // max(1, times), hidden)
+        derivative = torch.bmm(blocks, rate.reshape(num * times, hidden, 1)).view(num, rows)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
     def curvature(self, weights: Tensor | None, *, reduced: bool, substeps: int = 1) -> Curvature:
@@ -179,6 +180,13 @@ def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     return onto_networks(rows[0], networks.input_weight, networks.input_bias)
 
 
+def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
+    """A v, (G, N, h), for v (G or 1, N, d)."""
+    if rows.shape[0] == networks.input_weight.shape[0]:
+        return torch.bmm(rows, networks.input_weight.mT)
+    return onto_networks(rows[0], networks.input_weight)
+
+
 def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A z + a of all networks, (G, N, h), for z (N, d) that they share: one product."""
     joined = weight.flatten(0, 1).mT
@@ -188,7 +196,7 @@ def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
     """U, (G, N), for h_2, (G, N, h)."""
-    value = torch.matmul(second, networks.read_out.mT).squeeze(-1)
+    value = torch.bmm(second, networks.read_out.mT).squeeze(-1)
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 

@@ -162,14 +162,15 @@ class Potential(nn.Module):
         each = t.reshape(-1, 1)  # each distinct entry of t once
         embedded, turned = _sinusoid(each, self.time_in_weight.shape[-1], derivative)
         weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
-        pre = embedded @ weight_in + _chosen(self.time_in_bias, k)[:, None]
+        each_network = weight_in.shape[0], -1, -1
+        pre = torch.baddbmm(_chosen(self.time_in_bias, k)[:, None], embedded.expand(each_network), weight_in)
         below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))  # the normal distribution function: GELU is x times it
         tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], pre * below, weight_out)
         shift = torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], tau, _chosen(self.hidden_weight, k).mT)
         if turned is None:
             return self._for_rows(shift, t, lead), None
         gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))
-        rate = torch.bmm(gelu_slope * (turned @ weight_in), weight_out)
+        rate = torch.bmm(gelu_slope * torch.bmm(turned.expand(each_network), weight_in), weight_out)
         return self._for_rows(shift, t, lead), self._for_rows(rate, t, lead)
 
     def _for_rows(self, branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, activate, evaluate
+from latentflow.closed_form import Local, activate, along_inputs, evaluate
 from latentflow.potential import Potential
 from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
@@ -152,7 +152,7 @@ class Rollout:
     def hessian_product(self, v: Tensor) -> Tensor:
         """H v of what acts, (B, S, d), for v (B, S, d)."""
         weight = self.local.networks.input_weight
-        along = torch.matmul(self.layout.spread(v), weight.mT)
+        along = along_inputs(self.local.networks, self.layout.spread(v))
         coefficient = self.local.product_coefficient(along)
         if self.layout.weights is not None:
             coefficient = coefficient * self.layout.weights.flatten(1, 2)
