@@ -127,9 +127,8 @@ class HJConstraint(nn.Module):
             first = label[:, 0] if isinstance(label, Tensor) else label
             if shared is not None and self.times == "grid":
                 rate, squares = shared.first_derivatives()
-                residual, force = self._with_force(
-                    torch.add(rate, squares, alpha=0.5), z, path.times[1:], label, shared
-                )
+                left = torch.add(rate, squares, alpha=0.5)
+                residual, force = self._with_force(left, z, path.times[1:], label, shared)
             else:
                 t = path.times[1:] if self.label == "end" else path.times[:-1]
                 if self.times == "uniform":
