@@ -29,7 +29,6 @@ class Networks(NamedTuple):
     input_bias: Tensor  # a, (G, 1, h)
     hidden_weight: Tensor  # B, (G, h, h)
     read_out: Tensor  # w, (G, 1, h)
-    gated: Tensor  # diag(w) B, (G, h, h): the read-out goes into the layer, so that one product makes q of s_2
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
 
 
@@ -70,8 +69,9 @@ class Local:
         """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
         slope, _ = self._bend()
         num, rows, hidden = self.back.shape
-        blocks = self.back.view(num, rate.shape[1], rows // max(1, rate.shape[1]), hidden)
-        derivative = torch.matmul(blocks, rate[..., None]).flatten(1)
+        times = rate.shape[1]
+        blocks = self.back.view(num * times, rows // max(1, times), hidden)
+        derivative = torch.bmm(blocks, rate.reshape(num * times, hidden, 1)).view(num, rows)
         return derivative if slope is None else slope.squeeze(-1) * derivative
 
     def curvature(self, weights: Tensor | None, *, reduced: bool, substeps: int = 1) -> Curvature:
@@ -97,9 +97,10 @@ class Local:
 
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
-        bent = torch.bmm(_through_tanh(along, self.first), self.networks.hidden_weight.mT)
-        curved = _through_tanh(bent, self.second) * self.second
-        back = _through_tanh(torch.bmm(curved, -2 * self.networks.gated), self.first)
+        bent = torch.bmm(through_tanh(along, self.first), self.networks.hidden_weight.mT)
+        curved = through_tanh(bent, self.second) * self.second
+        curved = curved * (-2 * self.networks.read_out)
+        back = through_tanh(torch.bmm(curved, self.networks.hidden_weight), self.first)
         coefficient = torch.addcmul(back, self.first * self.coefficient, along, value=-2)
         slope, bend = self._bend()
         if slope is None or bend is None:
@@ -119,7 +120,7 @@ class Local:
 
     def _curvatures(self) -> tuple[Tensor, Tensor]:
         """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
-        outer = _through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
         return -2 * self.first * self.coefficient, outer
 
     def _layers(self, basis: Tensor) -> Tensor:
@@ -152,17 +153,19 @@ class Local:
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    return Local(networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.gated))
+    return Local(
+        networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.read_out)
+    )
 
 
 def activate_above(
-    y: Tensor, shift: Tensor, hidden_weight: Tensor, gated: Tensor
+    y: Tensor, shift: Tensor, hidden_weight: Tensor, read_out: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """h_1, h_2, q and p from the inputs y of the first tanh."""
     first = torch.tanh(y)
     second = _second_layer(first, shift, hidden_weight)
-    back = torch.bmm(1 - second.square(), gated)
-    return first, second, back, _through_tanh(back, first)
+    back = torch.bmm(through_tanh(read_out, second), hidden_weight)
+    return first, second, back, through_tanh(back, first)
 
 
 def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
@@ -177,6 +180,13 @@ def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     return onto_networks(rows[0], networks.input_weight, networks.input_bias)
 
 
+def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
+    """A v, (G, N, h), for v (G or 1, N, d)."""
+    if rows.shape[0] == networks.input_weight.shape[0]:
+        return torch.bmm(rows, networks.input_weight.mT)
+    return onto_networks(rows[0], networks.input_weight)
+
+
 def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A z + a of all networks, (G, N, h), for z (N, d) that they share: one product."""
     joined = weight.flatten(0, 1).mT
@@ -186,7 +196,7 @@ def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
     """U, (G, N), for h_2, (G, N, h)."""
-    value = torch.matmul(second, networks.read_out.mT).squeeze(-1)
+    value = torch.bmm(second, networks.read_out.mT).squeeze(-1)
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
@@ -203,7 +213,7 @@ def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
     return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
 
 
-def _through_tanh(x: Tensor, y: Tensor) -> Tensor:
-    """X (1 - y^2), for y = tanh(...), in one kernel."""
+def through_tanh(x: Tensor, y: Tensor) -> Tensor:
+    """X (1 - y^2), for y = tanh(...), in one kernel; x may broadcast."""
     product: Tensor = torch.ops.aten.tanh_backward(x, y)
     return product

@@ -110,7 +110,8 @@ class HJConstraint(nn.Module):
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
         with without_autocast(path.z):
-            z = _latents(path.z[:, :-1])
+            shared = path.rollout if self._may_share(path) else None
+            z = path.z[:, :-1] if shared is not None else _latents(path.z[:, :-1])  # the flow has looked at its own
             steps = z.shape[1]
             num = derivatives.number_of_potentials(self.potential, z[:, 0])
             if path.weights.shape[-1] != num:
@@ -120,25 +121,28 @@ class HJConstraint(nn.Module):
                 )
             # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
             label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
-            shared = path.rollout if self._may_share(path) else None
             if shared is not None and shared.layout.weights is not None:
                 label = None  # the flow itself has taken these labels as weights
-            weights = path.weights if label is None else torch.ones_like(path.weights[..., :1])
+            weights = path.weights if label is None else None
             first = label[:, 0] if isinstance(label, Tensor) else label
             if shared is not None and self.times == "grid":
                 rate, squares = shared.first_derivatives()
-                residual, force = self._with_force(rate + 0.5 * squares, z, path.times[1:], label, shared)
+                left = torch.add(rate, squares, alpha=0.5)
+                residual, force = self._with_force(left, z, path.times[1:], label, shared)
             else:
                 t = path.times[1:] if self.label == "end" else path.times[:-1]
                 if self.times == "uniform":
                     cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
                     t = path.times[1:] - cell  # in (t-1, t]
                 residual, force = self._residual_and_force(z, t, label)
-            penalty = residual.square() if force is None else residual.square() - self.force_penalty * force
-            total = (weights * penalty).sum((1, 2)) / steps
+            penalty = residual.square()
+            if force is not None and self.force_penalty > 0:
+                penalty = torch.sub(penalty, force, alpha=self.force_penalty)
+            total = penalty.mean((1, 2)) if weights is None else (weights * penalty).sum((1, 2)) / steps
             if self.initial_weight > 0:
                 initial = self._initial(z[:, 0], first) if shared is None else shared.squared_gradients_at_0()
-                total = total + self.initial_weight * (weights[:, 0] * initial).sum(-1)
+                initial = initial if weights is None else weights[:, 0] * initial
+                total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
             _finite("HJConstraint", total[:, None])
             return total
 

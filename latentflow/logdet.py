@@ -78,7 +78,7 @@ def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
     Args:
         product: H v, (..., d).  probe: v, (..., d), Rademacher.
     """
-    return (product * (probe - 0.5 * product)).sum(-1)
+    return (product * torch.sub(probe, product, alpha=0.5)).sum(-1)
 
 
 def laplacian(trace: Tensor) -> Tensor:

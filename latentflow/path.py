@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from latentflow.acting import Acting
 from latentflow.rollout import Rollout
-from latentflow.validate import holds
+from latentflow.validate import sums_up
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,7 +75,7 @@ def check_path(path: object) -> None:
 
 def require_finite_path(fine: Tensor, substeps: int) -> None:
     """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
-    if holds(fine.sum().isfinite()) is not False:
+    if sums_up(fine) is not False:
         return
     finite = fine.isfinite().all(-1)
     if bool(finite.all()):  # only their sum overflows
@@ -91,7 +91,7 @@ def require_finite_path(fine: Tensor, substeps: int) -> None:
 
 def require_finite_log_det(log_det: Tensor, substeps: int) -> None:
     """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
-    if holds(log_det.sum().isfinite()) is not False:
+    if sums_up(log_det) is not False:
         return
     finite = log_det.isfinite()
     if bool(finite.all()):

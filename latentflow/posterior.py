@@ -17,6 +17,7 @@ from latentflow.acting import Acting, acting
 from latentflow.initial import check_q0, in_full_precision, log_prob, sample, with_full_precision, without_autocast
 from latentflow.path import LatentPath, require_finite_log_det, require_finite_path
 from latentflow.rollout import Rollout, layout_of, roll_out
+from latentflow.trajectory import divided
 from latentflow.validate import one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
@@ -275,8 +276,9 @@ class FlowPosterior(nn.Module):
             return _Rolled(z, None, None, rollout if on_grid else None)
         value, folds = self._log_det(fine[:, :-1], times, what, rollout, log_det, generator)
         require_finite_log_det(value, self.substeps)
-        per_step = (-1, what.steps, self.substeps)
-        value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
+        if self.substeps > 1:
+            per_step = (-1, what.steps, self.substeps)
+            value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
         return _Rolled(z, value, folds, rollout if on_grid else None)
 
     def _log_det(
@@ -297,7 +299,7 @@ class FlowPosterior(nn.Module):
         if log_det == "hutchinson":
             probe = logdet.rademacher(z, generator)
             product = derivatives.hessian_product(*here, probe) if rollout is None else rollout.hessian_product(probe)
-            return logdet.hutchinson(product / self.substeps, probe), None
+            return logdet.hutchinson(divided(product, self.substeps), probe), None
         trace = derivatives.laplacian(*here) if rollout is None else rollout.laplacian()
         return logdet.laplacian(trace / self.substeps), None
 

@@ -144,13 +144,11 @@ class Potential(nn.Module):
     def networks(self, k: int | None = None) -> closed_form.Networks:
         """The parameters of all networks, or of the k-th alone."""
         bias = None if self.output_bias is None else _chosen(self.output_bias, k)[:, None]
-        middle, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)
         return closed_form.Networks(
             _chosen(self.input_weight, k),
             _chosen(self.input_bias, k)[:, None],
-            middle,
-            read_out[:, None],
-            middle * read_out[..., None],
+            _chosen(self.hidden_weight, k),
+            _chosen(self.output_weight, k)[:, None],
             bias,
         )
 
@@ -161,16 +159,18 @@ class Potential(nn.Module):
 
         t broadcasts to `lead`, N being its product; (G, 1, hidden) where all latents share one time.
         """
-        embedded, turned = _sinusoid(t.reshape(-1, 1), self.time_in_weight.shape[-1])  # each distinct entry of t once
+        each = t.reshape(-1, 1)  # each distinct entry of t once
+        embedded, turned = _sinusoid(each, self.time_in_weight.shape[-1], derivative)
         weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
-        pre = embedded @ weight_in + _chosen(self.time_in_bias, k)[:, None]
+        each_network = weight_in.shape[0], -1, -1
+        pre = torch.baddbmm(_chosen(self.time_in_bias, k)[:, None], embedded.expand(each_network), weight_in)
         below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))  # the normal distribution function: GELU is x times it
         tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], pre * below, weight_out)
         shift = torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], tau, _chosen(self.hidden_weight, k).mT)
-        if not derivative:
+        if turned is None:
             return self._for_rows(shift, t, lead), None
         gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))
-        rate = torch.bmm(gelu_slope * (turned @ weight_in), weight_out)
+        rate = torch.bmm(gelu_slope * torch.bmm(turned.expand(each_network), weight_in), weight_out)
         return self._for_rows(shift, t, lead), self._for_rows(rate, t, lead)
 
     def _for_rows(self, branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:
@@ -279,13 +279,13 @@ class NegativeForce(nn.Module):
         return -(root + (bias[..., None] if isinstance(label, Tensor) else bias)).square()
 
 
-def _sinusoid(t: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The embedding of times (N, 1) and its derivative, (N, width) each."""
-    exponents = torch.arange(width // 2, dtype=t.dtype, device=t.device) / (width // 2 - 1)
-    frequencies = torch.exp(-math.log(10000.0) * exponents)
+def _sinusoid(t: Tensor, width: int, derivative: bool) -> tuple[Tensor, Tensor | None]:
+    """The embedding of times (N, 1), (N, width), and its derivative if asked for."""
+    frequencies = torch.logspace(0, -4, width // 2, dtype=t.dtype, device=t.device)
     phase = t * frequencies
     sin, cos = phase.sin(), phase.cos()
-    return torch.cat((sin, cos), -1), torch.cat((cos * frequencies, -sin * frequencies), -1)
+    turned = torch.cat((cos, -sin), -1) * torch.cat((frequencies, frequencies)) if derivative else None
+    return torch.cat((sin, cos), -1), turned
 
 
 def _chosen(parameter: Tensor, k: int | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
-from latentflow.validate import one_of, positive_integer, require_finite
+from latentflow.validate import one_of, positive_integer, require_finite, sums_up
 
 
 class _Projection(torch.autograd.Function):
@@ -118,11 +118,11 @@ class DiffusionPrior(nn.Module):
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         check_path(path)
         with without_autocast(path.z):
-            require_finite("path.z", path.z, "look for exploding potentials")
             variance = self.variance(path.weights)
             square = path.z.square().sum(-1)
             value = -0.5 * (square / variance + path.z.shape[-1] * (math.log(2 * math.pi) + variance.log()))
-            require_finite(
-                "prior.log_prob", value, "look for exploding latents or a huge prior.diffusion, or use float64"
-            )
+            if sums_up(value) is False:
+                require_finite("path.z", path.z, "look for exploding potentials")
+                fix = "look for exploding latents or a huge prior.diffusion, or use float64"
+                require_finite("prior.log_prob", value, fix)
             return value

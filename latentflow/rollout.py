@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, activate, evaluate
+from latentflow.closed_form import Local, activate, along_inputs, evaluate
 from latentflow.potential import Potential
-from latentflow.trajectory import follow
+from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
 
 
@@ -152,7 +152,7 @@ class Rollout:
     def hessian_product(self, v: Tensor) -> Tensor:
         """H v of what acts, (B, S, d), for v (B, S, d)."""
         weight = self.local.networks.input_weight
-        along = torch.matmul(self.layout.spread(v), weight.mT)
+        along = along_inputs(self.local.networks, self.layout.spread(v))
         coefficient = self.local.product_coefficient(along)
         if self.layout.weights is not None:
             coefficient = coefficient * self.layout.weights.flatten(1, 2)
@@ -181,7 +181,7 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     activations = follow(networks, rows, shift[:, 1:], layout.weights, substeps)
     local = Local(networks, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
-    path = torch.cat((rows[:, None], rows[:, None] + motion.cumsum(1) / substeps), 1)  # (1 or K, S+1, M, d)
+    path = torch.cat((rows[:, None], rows[:, None] + divided(motion.cumsum(1), substeps)), 1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1)
     if layout.place is not None:
         z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)

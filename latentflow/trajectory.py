@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value
+from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value, through_tanh
 from latentflow.forward_mode import carries_tangent
 
 
@@ -43,8 +43,7 @@ def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | No
     """
     weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
     start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    read_out = None if networks.output_bias is None else networks.read_out
-    layers = networks.hidden_weight, networks.gated, read_out, networks.output_bias
+    layers = networks.hidden_weight, networks.read_out, networks.output_bias
     inputs = start, shift, weights, coupling, *layers, own, substeps
     if not torch.is_grad_enabled() or carries_tangent(*inputs):
         return _follow(*inputs)
@@ -57,15 +56,14 @@ def _follow(
     weights: Tensor | None,
     coupling: Tensor,
     middle: Tensor,
-    gated: Tensor,
-    read_out: Tensor | None,
+    read_out: Tensor,
     output_bias: Tensor | None,
     own: bool,
     substeps: int,
 ) -> Activations:
     steps, acts = [], [None] * shift.shape[1] if weights is None else weights.unbind(1)
     for now, active in zip(shift[:, :, None].unbind(1), acts, strict=True):
-        first, second, back, coefficient = activate_above(y, now, middle, gated)
+        first, second, back, coefficient = activate_above(y, now, middle, read_out)
         steps.append((first, second, back, coefficient))
         scale, _ = _scale(second, active, read_out, output_bias)
         y = _moved(y, coefficient if scale is None else coefficient * scale, coupling, own, substeps)
@@ -89,15 +87,23 @@ class _Follow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
-        weights, coupling, middle, gated, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
+        weights, coupling, middle, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
         by_first, by_second, by_back, by_coefficient = grads
         # What does not wait for later steps is ready before the loop.
-        slope_1, slope_2 = 1 - first.square(), 1 - second.square()
-        bend_1, bend_2 = -2 * first * coefficient, -2 * second * slope_2
+        slope_1, gate = 1 - first.square(), through_tanh(read_out[:, None], second)
+        bend_1, bend_2, upward = first * coefficient, second * gate, middle.mT  # bends but for a factor of -2
         scale, value = _scale(second, weights, read_out, output_bias)
         turn = None if value is None or scale is None else -2 * value * scale
-        gate = None if read_out is None else slope_2 * read_out[:, None]
-        ready = by_first * slope_1, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2, coefficient
+        ready = (
+            by_first * slope_1,
+            through_tanh(by_second, second),
+            by_back,
+            by_coefficient,
+            slope_1,
+            bend_1,
+            bend_2,
+            coefficient,
+        )
         steps = list(zip(*(_by_step(x, first.shape[1]) for x in (*ready, scale, turn, gate)), strict=True))
         y, found = torch.zeros_like(by_first[:, 0]), []
         for at_1, at_2, at_q, at_p, s_1, b_1, b_2, p, scaled, turned, gated_by in reversed(steps):
@@ -111,11 +117,14 @@ class _Follow(torch.autograd.Function):
                     by_value = (along * p).sum(-1, keepdim=True) * turned
                     at_2 = torch.addcmul(at_2, by_value, gated_by)
             q = torch.addcmul(at_q, by_p, s_1)
-            pre_2 = torch.addcmul(at_2, torch.bmm(q, gated.mT), b_2)
-            found.append((y, q, pre_2, along, by_value))
-            y = y + torch.addcmul(torch.addcmul(at_1, by_p, b_1), torch.bmm(pre_2, middle), s_1)
+            by_gate = torch.bmm(q, upward)
+            pre_2 = torch.addcmul(at_2, by_gate, b_2, value=-2)
+            found.append((y, q, by_gate, pre_2, along, by_value))
+            y = y + torch.addcmul(torch.addcmul(at_1, by_p, b_1, value=-2), torch.bmm(pre_2, middle), s_1)
         joined: list[Any] = [None if x[0] is None else torch.stack(x[::-1], 1) for x in zip(*found, strict=True)]
-        after, q, pre_2, along, by_value = joined
+        after, q, by_gate, pre_2, along, by_value = joined
+        by_read_out = through_tanh(by_gate, second).sum((1, 2))[:, None]
+        by_read_out = by_read_out if by_value is None else by_read_out + _outer(by_value, second)
         by_weights = None
         if weights is not None and along is not None:
             by_weights = (coefficient * along).sum(-1, keepdim=True)
@@ -124,11 +133,12 @@ class _Follow(torch.autograd.Function):
             y,
             pre_2.sum(2),
             by_weights,
-            _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own)
-            / ctx.substeps,
-            _outer(pre_2, first),
-            _outer(slope_2, q),
-            None if by_value is None else _outer(by_value, second),
+            divided(
+                _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own),
+                ctx.substeps,
+            ),
+            _outer(pre_2, first) + _outer(gate, q),
+            by_read_out,
             None if by_value is None else by_value.sum((1, 2)),
             None,
             None,
@@ -140,13 +150,13 @@ def _by_step(x: Tensor | None, steps: int) -> tuple[Tensor | None, ...]:
 
 
 def _scale(
-    second: Tensor, weights: Tensor | None, read_out: Tensor | None, output_bias: Tensor | None
+    second: Tensor, weights: Tensor | None, read_out: Tensor, output_bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """What multiplies p where it moves: the weights, times the slope of the output tanh; and the value u of that tanh.
 
     For h_2 (G, ..., M, h); (G, ..., M, 1) each, or None where there is nothing of the kind.
     """
-    if read_out is None or output_bias is None:
+    if output_bias is None:
         return weights, None
     lead = (len(second), *(1,) * (second.ndim - 2))
     value = torch.tanh((second * read_out.view(*lead, -1)).sum(-1, keepdim=True) + output_bias.view(*lead, 1))
@@ -159,8 +169,8 @@ def _moved(y: Tensor | None, p: Tensor, coupling: Tensor, own: bool, substeps: i
     if own and y is not None:
         return torch.baddbmm(y, p, coupling, alpha=1 / substeps)
     if own:
-        return torch.bmm(p, coupling / substeps)
-    motion = (p.transpose(0, 1).flatten(1) @ coupling.flatten(0, 1)) / substeps
+        return torch.bmm(p, divided(coupling, substeps))
+    motion = divided(p.transpose(0, 1).flatten(1) @ coupling.flatten(0, 1), substeps)
     moved = onto_networks(motion, coupling)
     return moved if y is None else y + moved
 
@@ -172,6 +182,11 @@ def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor
     p, by_y = (x.flatten(1, 2).transpose(0, 1).flatten(1) for x in (p, by_y))
     weight = coupling.flatten(0, 1)
     return (p.mT @ (by_y @ weight) + by_y.mT @ (p @ weight)).view_as(coupling)
+
+
+def divided(x: Tensor, substeps: int) -> Tensor:
+    """The share of one substep, at no cost for the usual 1."""
+    return x if substeps == 1 else x / substeps
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ never inside `torch.compile`, `torch.export`, `vmap` or a CUDA graph capture. `v
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -48,12 +49,24 @@ class validate_values:
 
 def holds(condition: Tensor) -> bool | None:
     """Whether every element of `condition` holds, or None where values may not be read."""
+    found = _read(condition, lambda x: x.all())
+    return None if found is None else bool(found)
+
+
+def sums_up(x: Tensor) -> bool | None:
+    """Whether the sum of `x` is finite, hence all of x, or None where values may not be read. One number tells."""
+    total = _read(x, lambda x: x.sum())
+    return None if total is None else math.isfinite(total)
+
+
+def _read(x: Tensor, of: Callable[[Tensor], Tensor]) -> float | None:
+    """The number `of(x)`, or None where values may not be read."""
     if torch.compiler.is_compiling() or not _VALUES_ARE_CHECKED.get():
         return None
-    if condition.is_cuda and torch.cuda.is_current_stream_capturing():
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
     try:
-        return bool(condition.all())
+        return of(x).item()
     except RuntimeError:  # inside vmap or with fake tensors there is no single number to read
         return None
 
@@ -66,12 +79,14 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
 
 def require_finite(name: str, x: Tensor, fix: str) -> None:
     """Raise unless all of `x` is finite, naming the samples (first axis) that are not."""
-    _require_each(name, x, torch.isfinite, "non-finite values", "finite numbers", fix)
+    if sums_up(x) is False:  # to which an overflow suffices
+        _require_each(name, x.isfinite(), "non-finite values", "finite numbers", fix)
 
 
 def require_no_nan(name: str, x: Tensor, fix: str) -> None:
     """Raise if any of `x` is nan, naming the samples (first axis); the log density of what cannot be may be infinite."""
-    _require_each(name, x, lambda x: ~x.isnan(), "nan", "numbers", fix)
+    if sums_up(x) is False:
+        _require_each(name, ~x.isnan(), "nan", "numbers", fix)
 
 
 def require_floating(name: str, x: object, fix: str) -> Tensor:
@@ -101,14 +116,9 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}; choose one of these")
 
 
-def _require_each(name: str, x: Tensor, sound: Callable[[Tensor], Tensor], got: str, expected: str, fix: str) -> None:
-    # One number tells; only if the sum is not sound, to which its overflow suffices, is a closer look needed.
-    if holds(sound(x.sum())) is not False:
-        return
-    fine = sound(x)
-
+def _require_each(name: str, fine: Tensor, got: str, expected: str, fix: str) -> None:
     def message() -> str:
-        rows = (~fine).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
+        rows = (~fine).flatten(1).any(1).nonzero().flatten().tolist() if fine.ndim > 1 else []
         where = f" in samples {_shorten(rows)}" if rows else ""
         return f"{name}: got {int((~fine).sum())} {got}{where}, expected {expected}; {fix}"
 

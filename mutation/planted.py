@@ -85,8 +85,8 @@ ERRORS = (
     ),
     _closed_form(
         "the time derivative is summed over the batch",
-        "derivative = torch.matmul(blocks, rate[..., None]).flatten(1)",
-        "derivative = torch.matmul(blocks, rate[..., None]).flatten(1).sum(1, keepdim=True).expand(-1, rows)",
+        "return derivative if slope is None else slope.squeeze(-1) * derivative",
+        "return derivative.sum(1, keepdim=True).expand(-1, rows)",
     ),
     _derivatives(
         "the time derivative of a user's potential is summed over the batch",
@@ -100,8 +100,8 @@ ERRORS = (
     ),
     _closed_form(
         "a block of the Hessian product is transposed",
-        "_through_tanh(along, self.first), self.networks.hidden_weight.mT)",
-        "_through_tanh(along, self.first), self.networks.hidden_weight)",
+        "through_tanh(along, self.first), self.networks.hidden_weight.mT)",
+        "through_tanh(along, self.first), self.networks.hidden_weight)",
     ),
     _closed_form(
         "the bend of the output tanh has the wrong sign",
@@ -120,7 +120,7 @@ ERRORS = (
     ),
     _potential(
         "the time embedding's derivative lacks the frequencies",
-        "torch.cat((cos * frequencies, -sin * frequencies), -1)",
+        "torch.cat((cos, -sin), -1) * torch.cat((frequencies, frequencies))",
         "torch.cat((cos, -sin), -1)",
     ),
     _potential(
@@ -169,7 +169,9 @@ ERRORS = (
     ),
     _posterior("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
     _logdet("folds are not seen", "folds = info != 0", "folds = info > info"),
-    _logdet("missing factor ½ in the second-order expansion", "(probe - 0.5 * product)", "(probe - product)"),
+    _logdet(
+        "missing factor ½ in the second-order expansion", "torch.sub(probe, product, alpha=0.5)", "(probe - product)"
+    ),
     _logdet("eq. 10 takes the absolute value first", "(1 + trace).abs().log()", "trace.abs().log1p()"),
     _logdet(
         "probes are Gaussian, not Rademacher",
@@ -216,20 +218,22 @@ ERRORS = (
         "self._with_force(rate + 0.5 * gradients.square().sum(-1), z",
         "self._with_force(rate + 0.5 * gradients.square().mean(-1), z",
     ),
-    _constraint("missing factor ½ in the Hamilton-Jacobi equation", "rate + 0.5 * squares", "rate + squares"),
+    _constraint(
+        "missing factor ½ in the Hamilton-Jacobi equation", "torch.add(rate, squares, alpha=0.5)", "rate + squares"
+    ),
     _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
     _constraint(
         "sum for mean over the steps", "(weights * penalty).sum((1, 2)) / steps", "(weights * penalty).sum((1, 2))"
     ),
     _constraint(
         "the residual of the mixture, not the mixture of the residuals",
-        "total = (weights * penalty).sum((1, 2)) / steps",
-        "total = (weights * penalty.sqrt()).sum(2).square().sum(1) / steps",
+        "(weights * penalty).sum((1, 2)) / steps",
+        "(weights * penalty.sqrt()).sum(2).square().sum(1) / steps",
     ),
     _constraint(
         "the initial term keeps the last potential only",
-        "(weights[:, 0] * initial).sum(-1)",
-        "(weights[:, 0] * initial)[..., -1]",
+        "torch.add(total, initial.sum(-1), alpha",
+        "torch.add(total, initial[..., -1], alpha",
     ),
     _constraint(
         "sign of the force",
@@ -238,8 +242,8 @@ ERRORS = (
     ),
     _constraint(
         "sign of the price on the force",
-        "residual.square() - self.force_penalty",
-        "residual.square() + self.force_penalty",
+        "torch.sub(penalty, force, alpha",
+        "torch.add(penalty, force, alpha",
     ),
     _constraint("times are drawn from the step after", "t = path.times[1:] - cell", "t = path.times[1:] + cell"),
     _prior(
