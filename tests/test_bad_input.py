@@ -140,7 +140,7 @@ MISTAKES = {
     "z0 not finite": (
         lambda: FLOW.transport(spoiled(Z, 2), 0, 2),
         ValueError,
-        "z0: got 1 non-finite values in samples [2]",
+        "z0: got 1 non-finite values in samples [2], expected finite numbers",
     ),
     "many not finite": (
         lambda: FLOW.transport(spoiled(randn(20, 3), *range(20)), 0, 2),
