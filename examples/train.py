@@ -199,7 +199,7 @@ def _hidden(model: FlowVAE) -> list[nn.Parameter]:
     if not found:
         raise ValueError(
             f"--muon: got networks without a matrix of {HIDDEN} or more rows and columns and at most {LARGEST} numbers, "
-            "expected at least one for Muon to train; leave --muon out, or take a larger --width"
+            "expected at least one for Muon to train; use --muon None, or take a larger --width"
         )
     return found
 
