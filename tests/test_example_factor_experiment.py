@@ -28,6 +28,7 @@ SHORT = {
     "accelerator": "cpu",
     "side": 16,
     "width": 4,
+    "muon": None,  # so narrow, no layer is a matrix that Muon takes
 }
 EXAMPLES = {"shapes3d": shapes3d, "falcor3d": falcor3d, "isaac3d": isaac3d}
 # Tables 2 to 4 of the paper.
