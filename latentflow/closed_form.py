@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from latentflow.curvature import Curvature
+from latentflow.hessian_product import coefficient_of_product, slope_of, through_tanh
 
 
 class Networks(NamedTuple):
@@ -31,12 +32,17 @@ class Networks(NamedTuple):
     read_out: Tensor  # w, (G, 1, h)
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
 
+    def weighted(self) -> Tensor:
+        """W B, which is B with its rows times w, (G, h, h): q = s_2 (w B)."""
+        return self.hidden_weight * self.read_out.mT
+
 
 @dataclass(frozen=True, eq=False)
 class Local:
     """What the networks say of their rows: enough for the value and all first and second derivatives."""
 
     networks: Networks
+    weighted: Tensor  # w B, (G, h, h)
     first: Tensor  # h_1, (G, N, h)
     second: Tensor  # h_2, (G, N, h)
     back: Tensor  # q, (G, N, h)
@@ -44,7 +50,9 @@ class Local:
 
     def rows(self, rows: slice) -> Local:
         """What they say of some of the rows."""
-        return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
+        return Local(
+            self.networks, self.weighted, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient))
+        )
 
     def hessian_bytes(self, together: bool) -> int:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
@@ -97,11 +105,8 @@ class Local:
 
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
-        bent = torch.bmm(through_tanh(along, self.first), self.networks.hidden_weight.mT)
-        curved = through_tanh(bent, self.second) * self.second
-        curved = curved * (-2 * self.networks.read_out)
-        back = through_tanh(torch.bmm(curved, self.networks.hidden_weight), self.first)
-        coefficient = torch.addcmul(back, self.first * self.coefficient, along, value=-2)
+        local = self.first, self.second, self.coefficient
+        coefficient = coefficient_of_product(along, *local, self.networks.hidden_weight, self.weighted)
         slope, bend = self._bend()
         if slope is None or bend is None:
             return coefficient
@@ -125,8 +130,7 @@ class Local:
 
     def _layers(self, basis: Tensor) -> Tensor:
         """C in the columns of `basis` (G, h, r), as (G, N, h, r)."""
-        slope_1 = 1 - self.first.square()
-        scaled = self.networks.hidden_weight[:, None] * slope_1[:, :, None]
+        scaled = self.networks.hidden_weight[:, None] * slope_of(self.first)[:, :, None]
         return torch.bmm(scaled.flatten(1, 2), basis).view(*scaled.shape[:3], basis.shape[-1])
 
     def _basis(self, reduced: bool, together: bool) -> Tensor:
@@ -147,24 +151,24 @@ class Local:
         if self.networks.output_bias is None:
             return None, None
         value = self.value()[..., None]
-        slope = slope_of_value(value)
+        slope = slope_of(value)
         return slope, -2 * value * slope
 
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    return Local(
-        networks, *activate_above(first_layer(networks, rows), shift, networks.hidden_weight, networks.read_out)
-    )
+    weighted = networks.weighted()
+    y = first_layer(networks, rows)
+    return Local(networks, weighted, *activate_above(y, shift, networks.hidden_weight, weighted))
 
 
 def activate_above(
-    y: Tensor, shift: Tensor, hidden_weight: Tensor, read_out: Tensor
+    y: Tensor, shift: Tensor, hidden_weight: Tensor, weighted: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """h_1, h_2, q and p from the inputs y of the first tanh."""
     first = torch.tanh(y)
     second = _second_layer(first, shift, hidden_weight)
-    back = torch.bmm(through_tanh(read_out, second), hidden_weight)
+    back = torch.bmm(slope_of(second), weighted)
     return first, second, back, through_tanh(back, first)
 
 
@@ -200,20 +204,9 @@ def value_of(networks: Networks, second: Tensor) -> Tensor:
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
-def slope_of_value(value: Tensor) -> Tensor:
-    """U' of the output tanh, which makes 1 - u^2 of u."""
-    return 1 - value.square()
-
-
 def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
     if shift.shape[1] in (1, first.shape[1]):
         return torch.tanh(torch.baddbmm(shift, first, weight.mT))
     num, rows, hidden = first.shape
     second = torch.bmm(first, weight.mT).view(num, shift.shape[1], rows // max(1, shift.shape[1]), hidden)
     return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
-
-
-def through_tanh(x: Tensor, y: Tensor) -> Tensor:
-    """X (1 - y^2), for y = tanh(...), in one kernel; x may broadcast."""
-    product: Tensor = torch.ops.aten.tanh_backward(x, y)
-    return product

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from latentflow.forward_mode import carries_tangent
 from latentflow.validate import holds
 
+BITS = 32  # of a random number
+
 
 def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
     r"""The exact :math:`\log\lvert\det(I + H)\rvert` (...), and the folds (...): where I + H is not positive definite.
@@ -88,11 +90,15 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    if generator is None:
-        uniform = torch.rand_like(like, memory_format=torch.contiguous_format)
-    else:  # which `rand_like` does not take
-        uniform = torch.empty_like(like, memory_format=torch.contiguous_format).uniform_(generator=generator)
-    return torch.copysign(torch.ones_like(uniform), uniform - 0.5)
+    # The bits of random numbers are signs, and cost much less than numbers of their own.
+    size = *like.shape[:-1], -(-like.shape[-1] // BITS)
+    kind: dict[str, Any] = {"dtype": torch.int32, "device": like.device}
+    if generator is not None:  # an export takes no None
+        kind["generator"] = generator
+    words = torch.randint(-(2**31), 2**31, size, **kind)
+    bits = words[..., None] << torch.arange(BITS, dtype=torch.int32, device=like.device)
+    signs = torch.copysign(torch.ones((), dtype=like.dtype, device=like.device), bits)  # of the bit shifted to the top
+    return signs.flatten(-2)[..., : like.shape[-1]].to(like.dtype)
 
 
 class _LogDet(torch.autograd.Function):

@@ -178,8 +178,9 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
     assert rate is not None
     rows = layout.spread(z0)
-    activations = follow(networks, rows, shift[:, 1:], layout.weights, substeps)
-    local = Local(networks, *(x.flatten(1, 2) for x in activations))
+    weighted = networks.weighted()
+    activations = follow(networks, weighted, rows, shift[:, 1:], layout.weights, substeps)
+    local = Local(networks, weighted, *(x.flatten(1, 2) for x in activations))
     motion = layout.motion(local, len(times))
     path = torch.cat((rows[:, None], rows[:, None] + divided(motion.cumsum(1), substeps)), 1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1)

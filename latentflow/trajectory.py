@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks, slope_of_value, through_tanh
+from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks
 from latentflow.forward_mode import carries_tangent
+from latentflow.hessian_product import slope_of
 
 
 class Activations(NamedTuple):
@@ -31,11 +32,14 @@ class Activations(NamedTuple):
     coefficient: Tensor  # p
 
 
-def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int) -> Activations:
+def follow(
+    networks: Networks, weighted: Tensor, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int
+) -> Activations:
     """Move latents along the networks; what they say on the way.
 
     Args:
         networks: G of them.
+        weighted: their w B.
         rows: where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all.
         shift: c(t) of every step, (G, S, h).
         weights: (G, S, M, 1), how strongly each network moves the shared rows; None for one network, or for rows of their own.
@@ -43,7 +47,7 @@ def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | No
     """
     weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
     start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    layers = networks.hidden_weight, networks.read_out, networks.output_bias
+    layers = networks.hidden_weight, weighted, networks.read_out, networks.output_bias
     inputs = start, shift, weights, coupling, *layers, own, substeps
     if not torch.is_grad_enabled() or carries_tangent(*inputs):
         return _follow(*inputs)
@@ -56,6 +60,7 @@ def _follow(
     weights: Tensor | None,
     coupling: Tensor,
     middle: Tensor,
+    weighted: Tensor,
     read_out: Tensor,
     output_bias: Tensor | None,
     own: bool,
@@ -63,7 +68,7 @@ def _follow(
 ) -> Activations:
     steps, acts = [], [None] * shift.shape[1] if weights is None else weights.unbind(1)
     for now, active in zip(shift[:, :, None].unbind(1), acts, strict=True):
-        first, second, back, coefficient = activate_above(y, now, middle, read_out)
+        first, second, back, coefficient = activate_above(y, now, middle, weighted)
         steps.append((first, second, back, coefficient))
         scale, _ = _scale(second, active, read_out, output_bias)
         y = _moved(y, coefficient if scale is None else coefficient * scale, coupling, own, substeps)
@@ -87,23 +92,15 @@ class _Follow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
-        weights, coupling, middle, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
+        weights, coupling, middle, weighted, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
         by_first, by_second, by_back, by_coefficient = grads
         # What does not wait for later steps is ready before the loop.
-        slope_1, gate = 1 - first.square(), through_tanh(read_out[:, None], second)
-        bend_1, bend_2, upward = first * coefficient, second * gate, middle.mT  # bends but for a factor of -2
+        slope_1, slope_2 = slope_of(first), slope_of(second)
+        bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
         scale, value = _scale(second, weights, read_out, output_bias)
         turn = None if value is None or scale is None else -2 * value * scale
-        ready = (
-            by_first * slope_1,
-            through_tanh(by_second, second),
-            by_back,
-            by_coefficient,
-            slope_1,
-            bend_1,
-            bend_2,
-            coefficient,
-        )
+        gate = None if turn is None else slope_2 * read_out[:, None]
+        ready = by_first, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2, coefficient
         steps = list(zip(*(_by_step(x, first.shape[1]) for x in (*ready, scale, turn, gate)), strict=True))
         y, found = torch.zeros_like(by_first[:, 0]), []
         for at_1, at_2, at_q, at_p, s_1, b_1, b_2, p, scaled, turned, gated_by in reversed(steps):
@@ -117,18 +114,15 @@ class _Follow(torch.autograd.Function):
                     by_value = (along * p).sum(-1, keepdim=True) * turned
                     at_2 = torch.addcmul(at_2, by_value, gated_by)
             q = torch.addcmul(at_q, by_p, s_1)
-            by_gate = torch.bmm(q, upward)
-            pre_2 = torch.addcmul(at_2, by_gate, b_2, value=-2)
-            found.append((y, q, by_gate, pre_2, along, by_value))
-            y = y + torch.addcmul(torch.addcmul(at_1, by_p, b_1, value=-2), torch.bmm(pre_2, middle), s_1)
+            pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted.mT), b_2, value=-2)
+            found.append((y, q, pre_2, along if ctx.needs_input_grad[2] else None, by_value))
+            y = torch.addcmul(torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1), by_p, b_1, value=-2)
         joined: list[Any] = [None if x[0] is None else torch.stack(x[::-1], 1) for x in zip(*found, strict=True)]
-        after, q, by_gate, pre_2, along, by_value = joined
-        by_read_out = through_tanh(by_gate, second).sum((1, 2))[:, None]
-        by_read_out = by_read_out if by_value is None else by_read_out + _outer(by_value, second)
+        after, q, pre_2, along, by_value = joined
         by_weights = None
-        if weights is not None and along is not None:
+        if along is not None:
             by_weights = (coefficient * along).sum(-1, keepdim=True)
-            by_weights = by_weights if value is None else by_weights * slope_of_value(value)
+            by_weights = by_weights if value is None else by_weights * slope_of(value)
         return (
             y,
             pre_2.sum(2),
@@ -137,8 +131,9 @@ class _Follow(torch.autograd.Function):
                 _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own),
                 ctx.substeps,
             ),
-            _outer(pre_2, first) + _outer(gate, q),
-            by_read_out,
+            _outer(pre_2, first),
+            _outer(slope_2, q),
+            None if by_value is None else _outer(by_value, second),
             None if by_value is None else by_value.sum((1, 2)),
             None,
             None,
@@ -160,7 +155,7 @@ def _scale(
         return weights, None
     lead = (len(second), *(1,) * (second.ndim - 2))
     value = torch.tanh((second * read_out.view(*lead, -1)).sum(-1, keepdim=True) + output_bias.view(*lead, 1))
-    slope = slope_of_value(value)
+    slope = slope_of(value)
     return slope if weights is None else slope * weights, value
 
 

@@ -61,6 +61,7 @@ _solvers = _in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = _in("latentflow/solvers.py", "inverse")
 _posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
 _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
+_hessian_product = _in("latentflow/hessian_product.py", "logdet", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
@@ -95,13 +96,18 @@ ERRORS = (
     ),
     _closed_form(
         "a Hessian block is transposed",
-        "scaled = self.networks.hidden_weight[:, None] * slope_1[:, :, None]",
-        "scaled = self.networks.hidden_weight.mT[:, None] * slope_1[:, :, None]",
+        "scaled = self.networks.hidden_weight[:, None] *",
+        "scaled = self.networks.hidden_weight.mT[:, None] *",
     ),
-    _closed_form(
+    _hessian_product(
         "a block of the Hessian product is transposed",
-        "through_tanh(along, self.first), self.networks.hidden_weight.mT)",
-        "through_tanh(along, self.first), self.networks.hidden_weight)",
+        "bent = torch.bmm(inner, hidden_weight.mT)",
+        "bent = torch.bmm(inner, hidden_weight)",
+    ),
+    _hessian_product(
+        "the adjoint of the Hessian product takes the wrong slope of the second layer",
+        "by_gate.lerp(through_tanh(by_gate, second), 3)",
+        "by_gate.lerp(through_tanh(by_gate, second), 2)",
     ),
     _closed_form(
         "the bend of the output tanh has the wrong sign",
@@ -175,8 +181,8 @@ ERRORS = (
     _logdet("eq. 10 takes the absolute value first", "(1 + trace).abs().log()", "trace.abs().log1p()"),
     _logdet(
         "probes are Gaussian, not Rademacher",
-        "return torch.copysign(torch.ones_like(uniform), uniform - 0.5)",
-        "return torch.erfinv(2 * uniform - 1) * 2**0.5",
+        "signs = torch.copysign(torch.ones((), dtype=like.dtype, device=like.device), bits)",
+        "signs = torch.randn(bits.shape, generator=generator, dtype=like.dtype)",
     ),
     _logdet(
         "folded samples get the log-determinant of a neighbour",
@@ -205,8 +211,8 @@ ERRORS = (
     ),
     _trajectory(
         "the adjoint forgets what later steps say",
-        "y = y + torch.addcmul(torch.addcmul(at_1",
-        "y = torch.addcmul(torch.addcmul(at_1",
+        "y = torch.addcmul(torch.addcmul(y, torch.baddbmm(",
+        "y = torch.addcmul(torch.addcmul(torch.zeros_like(y), torch.baddbmm(",
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",

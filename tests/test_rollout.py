@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 from benchmarks.memory import peak_bytes
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl
 from latentflow.closed_form import Networks
+from latentflow.hessian_product import coefficient_of_product
 from latentflow.rollout import Rollout
 from latentflow.trajectory import follow
 from tests.problems import Opaque, gaussian, make_potential, potentials, rand, seeds
@@ -162,10 +163,21 @@ def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(
 
     def activations(rows, shift, *others):
         networks = Networks(*others[:5]) if bounded else Networks(*others[:4], None)
-        return tuple(follow(networks, rows, shift, others[-1] if weighted else None, substeps))
+        return tuple(follow(networks, networks.weighted(), rows, shift, others[-1] if weighted else None, substeps))
 
     assert torch.autograd.gradcheck(activations, inputs, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(activations, inputs, fast_mode=True)
+
+
+def test_the_backward_pass_of_the_hessian_product_is_right_to_second_order_and_forwards():
+    rows = [rand(2, 5, 3, seed=seed).requires_grad_() for seed in range(4)]
+    layers = [rand(2, 3, 3, seed=seed).requires_grad_() for seed in (4, 5)]
+
+    def coefficient(along, y_1, y_2, p, *layers):
+        return coefficient_of_product(along, y_1.tanh(), y_2.tanh(), p, *layers)
+
+    assert torch.autograd.gradcheck(coefficient, [*rows, *layers], check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(coefficient, [*rows, *layers])
 
 
 @pytest.mark.parametrize("kind", ["int", "labels", "switching", "weights"])

@@ -197,7 +197,7 @@ def test_our_evaluation_adds_up_all_steps():
 
 def find(strategy, condition):
     """What the strategy shrinks to; also where failing examples are enough, as in mutation testing."""
-    return find_by(strategy, condition, settings=settings(phases=tuple(Phase)))
+    return find_by(strategy, condition, settings=settings(phases=tuple(Phase), max_examples=1000))
 
 
 class TestStrategies:
