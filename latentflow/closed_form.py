@@ -179,23 +179,14 @@ def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
 
 def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     """The inputs A z + a of the first tanh, (G, N, h)."""
-    if rows.shape[0] == networks.input_weight.shape[0]:
-        return torch.baddbmm(networks.input_bias, rows, networks.input_weight.mT)
-    return onto_networks(rows[0], networks.input_weight, networks.input_bias)
+    weight = networks.input_weight
+    return torch.baddbmm(networks.input_bias, rows.expand(len(weight), -1, -1), weight.mT)
 
 
 def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
     """A v, (G, N, h), for v (G or 1, N, d)."""
-    if rows.shape[0] == networks.input_weight.shape[0]:
-        return torch.bmm(rows, networks.input_weight.mT)
-    return onto_networks(rows[0], networks.input_weight)
-
-
-def onto_networks(z: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A z + a of all networks, (G, N, h), for z (N, d) that they share: one product."""
-    joined = weight.flatten(0, 1).mT
-    product = z @ joined if bias is None else torch.addmm(bias.flatten(), z, joined)
-    return product.view(z.shape[0], *weight.shape[:2]).transpose(0, 1)
+    weight = networks.input_weight
+    return torch.bmm(rows.expand(len(weight), -1, -1), weight.mT)
 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:

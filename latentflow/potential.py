@@ -187,9 +187,9 @@ class Potential(nn.Module):
         return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), shift), rate
 
     def _to_latents(self, local: closed_form.Local, coefficient: Tensor, weights: Tensor | None) -> Tensor:
-        """sum_k w_k A_k^T coefficient_k, (N, dim), as one product over all hidden layers."""
+        """sum_k w_k A_k^T coefficient_k, (N, dim)."""
         coefficient = coefficient if weights is None else coefficient * weights
-        return coefficient.transpose(0, 1).flatten(1) @ local.networks.input_weight.flatten(0, 1)
+        return torch.bmm(coefficient, local.networks.input_weight).sum(0)
 
     def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
         """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture or labels."""

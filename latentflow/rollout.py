@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, activate, along_inputs, evaluate
+from latentflow.closed_form import Local, Networks, activate, along_inputs, evaluate
 from latentflow.potential import Potential
 from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
@@ -43,13 +43,14 @@ class Layout:
 
     def motion(self, local: Local, steps: int) -> Tensor:
         """The gradient that moves each row in each step, (1 or K, S, M, d)."""
-        coefficient, weight = local.gradient_coefficient(), local.networks.input_weight
-        if self.weights is None:
-            motion = torch.bmm(coefficient, weight)
-        else:  # one product over the input layers of all networks
-            coefficient = coefficient * self.weights.flatten(1, 2)
-            motion = (coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1))[None]
+        motion = self.to_latents(local.networks, local.gradient_coefficient())
         return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
+
+    def to_latents(self, networks: Networks, coefficient: Tensor) -> Tensor:
+        """A^T c of each row, (1 or K, S M, d), for c (G, S M, hidden), a mixture's weighted and added up."""
+        if self.weights is None:
+            return torch.bmm(coefficient, networks.input_weight)
+        return torch.bmm(coefficient * self.weights.flatten(1, 2), networks.input_weight).sum(0, keepdim=True)
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
@@ -142,28 +143,18 @@ class Rollout:
             return self.local.rows(rows).curvature(acts, reduced=True, substeps=substeps).log_det()
 
         rows, bytes_each = self.local.first.shape[1], self.local.hessian_bytes(weights is not None)
-        found = logdet.in_chunks(log_det, rows, bytes_each, memory)
-        if self.layout.rows is None:
-            values, folds = (self._by_sample(x[0]) for x in found)
-        else:
-            values, folds = (self.layout.each(x, self.steps)[:, :, 0] for x in found)
-        return values, folds
+        values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
+        return self._of_what_acts(values), self._of_what_acts(folds)
 
     def hessian_product(self, v: Tensor) -> Tensor:
         """H v of what acts, (B, S, d), for v (B, S, d)."""
-        weight = self.local.networks.input_weight
         along = along_inputs(self.local.networks, self.layout.spread(v))
-        coefficient = self.local.product_coefficient(along)
-        if self.layout.weights is not None:
-            coefficient = coefficient * self.layout.weights.flatten(1, 2)
-        if self.layout.rows is not None:
-            return self.layout.each(torch.bmm(coefficient, weight), self.steps)[:, :, 0]
-        product = coefficient.transpose(0, 1).flatten(1) @ weight.flatten(0, 1)
-        return self._by_sample(product)
+        product = self.layout.to_latents(self.local.networks, self.local.product_coefficient(along))
+        return self._of_what_acts(product)
 
-    def _by_sample(self, x: Tensor) -> Tensor:
-        """From (S B, ...), step after step, to (B, S, ...)."""
-        return x.view(self.steps, x.shape[0] // self.steps, *x.shape[1:]).transpose(0, 1)
+    def _of_what_acts(self, x: Tensor) -> Tensor:
+        """X (1 or K, S M, ...) as (B, S, ...)."""
+        return self.layout.each(x, self.steps)[:, :, 0]
 
     def laplacian(self) -> Tensor:
         """Tr H of what acts, (B, S)."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Networks, activate_above, first_layer, onto_networks
+from latentflow.closed_form import Networks, activate_above, first_layer
 from latentflow.forward_mode import carries_tangent
 from latentflow.hessian_product import slope_of
 
@@ -165,18 +165,17 @@ def _moved(y: Tensor | None, p: Tensor, coupling: Tensor, own: bool, substeps: i
         return torch.baddbmm(y, p, coupling, alpha=1 / substeps)
     if own:
         return torch.bmm(p, divided(coupling, substeps))
-    motion = divided(p.transpose(0, 1).flatten(1) @ coupling.flatten(0, 1), substeps)
-    moved = onto_networks(motion, coupling)
-    return moved if y is None else y + moved
+    motion = divided(torch.bmm(p, coupling).sum(0), substeps).expand(len(p), -1, -1)
+    return torch.bmm(motion, coupling.mT) if y is None else torch.baddbmm(y, motion, coupling.mT)
 
 
 def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor:
     """The gradient that `coupling` gets from C(p), for p and the loss by C(p) of all steps, (G, S, M, h)."""
     if own:
         return _outer(p, by_y)
-    p, by_y = (x.flatten(1, 2).transpose(0, 1).flatten(1) for x in (p, by_y))
-    weight = coupling.flatten(0, 1)
-    return (p.mT @ (by_y @ weight) + by_y.mT @ (p @ weight)).view_as(coupling)
+    p, by_y = (x.flatten(1, 2) for x in (p, by_y))
+    motion, by_motion = (torch.bmm(x, coupling).sum(0).expand(len(x), -1, -1) for x in (p, by_y))
+    return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)
 
 
 def divided(x: Tensor, substeps: int) -> Tensor:
