@@ -216,7 +216,8 @@ def take_step(
     parts = []
     for part in range(run.accumulate):
         share = fabric.global_rank * run.accumulate + part
-        torch.manual_seed(_mixed(run.seed, step, share))
+        # All of torch.manual_seed takes its time, to seed devices that take no part.
+        (torch.default_generator if fabric.device.type == "cpu" else torch).manual_seed(_mixed(run.seed, step, share))
         x, k = draw(run.batch // run.shares, step, share)
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bf16")
         with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate), half:
