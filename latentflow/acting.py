@@ -51,8 +51,7 @@ def acting(
         return Acting(_weights(weights, z, steps, num), None)
     label = _label(k, z, steps, num)
     if isinstance(label, int):
-        row = torch.zeros(num, dtype=z.dtype, device=z.device)
-        row[label] = 1
+        row = torch.eye(num, dtype=z.dtype, device=z.device)[label]
         return Acting(row.expand(z.shape[0], steps, num), label)
     label = label.clamp(0, num - 1)  # of no effect on checked labels; unchecked ones are taken on trust, not to crash
     one_hot = F.one_hot(label, num).to(z.dtype)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from latentflow.curvature import Curvature
-from latentflow.hessian_product import coefficient_of_product, slope_of, through_tanh
+from latentflow.hessian_product import coefficient_of_product
+from latentflow.tanh import slope_of, through_tanh
 
 
 class Networks(NamedTuple):
@@ -29,12 +30,9 @@ class Networks(NamedTuple):
     input_weight: Tensor  # A, (G, h, d)
     input_bias: Tensor  # a, (G, 1, h)
     hidden_weight: Tensor  # B, (G, h, h)
+    weighted: Tensor  # B with its rows times w, (G, h, h): q = s_2 times it
     read_out: Tensor  # w, (G, 1, h)
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
-
-    def weighted(self) -> Tensor:
-        """W B, which is B with its rows times w, (G, h, h): q = s_2 (w B)."""
-        return self.hidden_weight * self.read_out.mT
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +40,19 @@ class Local:
     """What the networks say of their rows: enough for the value and all first and second derivatives."""
 
     networks: Networks
-    weighted: Tensor  # w B, (G, h, h)
     first: Tensor  # h_1, (G, N, h)
     second: Tensor  # h_2, (G, N, h)
     back: Tensor  # q, (G, N, h)
     coefficient: Tensor  # p, (G, N, h)
 
+    def at_time(self, shift: Tensor) -> Local:
+        """What they say of the same rows at another time; c(t) is as in `activate`."""
+        above_first = above(self.first, shift, self.networks.hidden_weight, self.networks.weighted)
+        return Local(self.networks, self.first, *above_first)
+
     def rows(self, rows: slice) -> Local:
         """What they say of some of the rows."""
-        return Local(
-            self.networks, self.weighted, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient))
-        )
+        return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
 
     def hessian_bytes(self, together: bool) -> int:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
@@ -106,7 +106,7 @@ class Local:
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         local = self.first, self.second, self.coefficient
-        coefficient = coefficient_of_product(along, *local, self.networks.hidden_weight, self.weighted)
+        coefficient = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted)
         slope, bend = self._bend()
         if slope is None or bend is None:
             return coefficient
@@ -157,19 +157,15 @@ class Local:
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    weighted = networks.weighted()
-    y = first_layer(networks, rows)
-    return Local(networks, weighted, *activate_above(y, shift, networks.hidden_weight, weighted))
+    first = torch.tanh(first_layer(networks, rows))
+    return Local(networks, first, *above(first, shift, networks.hidden_weight, networks.weighted))
 
 
-def activate_above(
-    y: Tensor, shift: Tensor, hidden_weight: Tensor, weighted: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """h_1, h_2, q and p from the inputs y of the first tanh."""
-    first = torch.tanh(y)
+def above(first: Tensor, shift: Tensor, hidden_weight: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h_2, q and p from h_1, the only one of them that does not look at the time."""
     second = _second_layer(first, shift, hidden_weight)
     back = torch.bmm(slope_of(second), weighted)
-    return first, second, back, through_tanh(back, first)
+    return second, back, through_tanh(back, first)
 
 
 def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:

@@ -126,9 +126,7 @@ class HJConstraint(nn.Module):
             weights = path.weights if label is None else None
             first = label[:, 0] if isinstance(label, Tensor) else label
             if shared is not None and self.times == "grid":
-                rate, squares = shared.first_derivatives()
-                left = torch.add(rate, squares, alpha=0.5)
-                residual, force = self._with_force(left, z, path.times[1:], label, shared)
+                residual, force = self._with_force(shared.hamilton_jacobi(), z, path.times[1:], label, shared)
             else:
                 t = path.times[1:] if self.label == "end" else path.times[:-1]
                 if self.times == "uniform":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from latentflow.forward_mode import carries_tangent
+from latentflow.tanh import through_tanh
 
 
 class _Parts(NamedTuple):
@@ -98,14 +99,3 @@ class _Product(torch.autograd.Function):
 def _twice_negative(left: Tensor, right: Tensor) -> Tensor:
     """-2 times the product, in one kernel."""
     return torch.baddbmm(left.new_zeros(()), left, right, beta=0, alpha=-2)
-
-
-def through_tanh(x: Tensor, y: Tensor) -> Tensor:
-    """X (1 - y^2), for y = tanh(...), in one kernel; x may broadcast."""
-    product: Tensor = torch.ops.aten.tanh_backward(x, y)
-    return product
-
-
-def slope_of(y: Tensor) -> Tensor:
-    """1 - y^2, for y = tanh(...), in one kernel."""
-    return through_tanh(y.new_ones(()), y)

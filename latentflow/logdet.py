@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from latentflow.forward_mode import carries_tangent
 from latentflow.validate import holds
 
-BITS = 32  # of a random number
+_BITS = 32  # of a random number
 
 
 def exact(hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,15 +90,23 @@ def laplacian(trace: Tensor) -> Tensor:
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent signs, of the shape, dtype and device of `like`."""
-    # The bits of random numbers are signs, and cost much less than numbers of their own.
-    size = *like.shape[:-1], -(-like.shape[-1] // BITS)
+    return signs(random_bits(like, generator), like)
+
+
+def random_bits(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Random bits for as many signs as `like` (..., d) has numbers, (..., ceil(d / 32)): 32 cost as much as one number."""
+    size = *like.shape[:-1], -(-like.shape[-1] // _BITS)
     kind: dict[str, Any] = {"dtype": torch.int32, "device": like.device}
     if generator is not None:  # an export takes no None
         kind["generator"] = generator
-    words = torch.randint(-(2**31), 2**31, size, **kind)
-    bits = words[..., None] << torch.arange(BITS, dtype=torch.int32, device=like.device)
-    signs = torch.copysign(torch.ones((), dtype=like.dtype, device=like.device), bits)  # of the bit shifted to the top
-    return signs.flatten(-2)[..., : like.shape[-1]].to(like.dtype)
+    return torch.randint(-(2**31), 2**31, size, **kind)
+
+
+def signs(bits: Tensor, like: Tensor) -> Tensor:
+    """A sign for each bit, (..., d), for bits (..., ceil(d / 32)), of the d, dtype and device of `like` (..., d)."""
+    shifted = bits[..., None] << torch.arange(_BITS, dtype=torch.int32, device=like.device)
+    found = torch.copysign(like.new_ones(()), shifted)  # of the bit shifted to the top
+    return found.flatten(-2)[..., : like.shape[-1]].to(like.dtype)
 
 
 class _LogDet(torch.autograd.Function):

@@ -297,8 +297,10 @@ class FlowPosterior(nn.Module):
                 return rollout.log_det(self.substeps, self.memory)
             return logdet.exact(derivatives.hessian(*here) / self.substeps)
         if log_det == "hutchinson":
+            if rollout is not None:
+                return rollout.hutchinson(self.substeps, generator), None
             probe = logdet.rademacher(z, generator)
-            product = derivatives.hessian_product(*here, probe) if rollout is None else rollout.hessian_product(probe)
+            product = derivatives.hessian_product(*here, probe)
             return logdet.hutchinson(divided(product, self.substeps), probe), None
         trace = derivatives.laplacian(*here) if rollout is None else rollout.laplacian()
         return logdet.laplacian(trace / self.substeps), None

@@ -143,13 +143,14 @@ class Potential(nn.Module):
 
     def networks(self, k: int | None = None) -> closed_form.Networks:
         """The parameters of all networks, or of the k-th alone."""
-        bias = None if self.output_bias is None else _chosen(self.output_bias, k)[:, None]
+        hidden_weight, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)[:, None]
         return closed_form.Networks(
             _chosen(self.input_weight, k),
             _chosen(self.input_bias, k)[:, None],
-            _chosen(self.hidden_weight, k),
-            _chosen(self.output_weight, k)[:, None],
-            bias,
+            hidden_weight,
+            hidden_weight * read_out.mT,
+            read_out,
+            None if self.output_bias is None else _chosen(self.output_bias, k)[:, None],
         )
 
     def time_branch(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, Networks, activate, along_inputs, evaluate
+from latentflow.closed_form import Local, Networks, along_inputs, evaluate
 from latentflow.potential import Potential
 from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
@@ -34,7 +34,7 @@ class Layout:
     weights: Tensor | None  # mixture: (K, S, B, 1)
 
     def spread(self, z: Tensor) -> Tensor:
-        """Samples z (B, S, d) or (B, d) as rows (1 or K, S M, d), step after step."""
+        """Of samples, (B, S, ...) or (B, d), as rows (1 or K, S M, ...), step after step."""
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
             return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
@@ -117,16 +117,16 @@ class Rollout:
         """S."""
         return self.rate.shape[1]
 
-    def first_derivatives(self) -> tuple[Tensor, Tensor]:
-        """du/dt and |grad u|^2 at the start of every step, (B, S, K') each."""
+    def hamilton_jacobi(self) -> Tensor:
+        """du/dt + |grad u|^2 / 2 at the start of every step, (B, S, K')."""
         gradients = self.local.gradients() if self.gradients is None else self.gradients
-        each = self.layout.each
-        return each(self.local.time_derivative(self.rate), self.steps), each(gradients.square().sum(-1), self.steps)
+        kinetic = gradients.square().sum(-1)
+        return self.layout.each(torch.add(self.local.time_derivative(self.rate), kinetic, alpha=0.5), self.steps)
 
     def squared_gradients_at_0(self) -> Tensor:
         """|grad u|^2 at z_0 and time 0, (B, K')."""
-        rows = self.rows[:, : self.rows.shape[1] // self.steps]
-        gradients = activate(self.local.networks, rows, self.shift_0).gradients()
+        start = self.local.rows(slice(self.rows.shape[1] // self.steps))
+        gradients = start.at_time(self.shift_0).gradients()
         return self.layout.each(gradients.square().sum(-1), 1)[:, 0]
 
     def root_values(self, root: Potential, times: Tensor) -> Tensor:
@@ -146,11 +146,13 @@ class Rollout:
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
         return self._of_what_acts(values), self._of_what_acts(folds)
 
-    def hessian_product(self, v: Tensor) -> Tensor:
-        """H v of what acts, (B, S, d), for v (B, S, d)."""
-        along = along_inputs(self.local.networks, self.layout.spread(v))
-        product = self.layout.to_latents(self.local.networks, self.local.product_coefficient(along))
-        return self._of_what_acts(product)
+    def hutchinson(self, substeps: int, generator: torch.Generator | None) -> Tensor:
+        """`logdet.hutchinson` of H / substeps of what acts, (B, S), with a probe for each sample and step."""
+        bits = logdet.random_bits(self.z[:, :-1], generator)
+        probe = logdet.signs(self.layout.spread(bits), self.rows)
+        coefficient = self.local.product_coefficient(along_inputs(self.local.networks, probe))
+        product = self.layout.to_latents(self.local.networks, coefficient)
+        return self._of_what_acts(logdet.hutchinson(divided(product, substeps), probe))
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or K, S M, ...) as (B, S, ...)."""
@@ -169,11 +171,9 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
     assert rate is not None
     rows = layout.spread(z0)
-    weighted = networks.weighted()
-    activations = follow(networks, weighted, rows, shift[:, 1:], layout.weights, substeps)
-    local = Local(networks, weighted, *(x.flatten(1, 2) for x in activations))
+    local = Local(networks, *follow(networks, rows, shift[:, 1:], layout.weights, substeps))
     motion = layout.motion(local, len(times))
-    path = torch.cat((rows[:, None], rows[:, None] + divided(motion.cumsum(1), substeps)), 1)  # (1 or K, S+1, M, d)
+    path = torch.cat((rows[:, None], divided(motion, substeps)), 1).cumsum(1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1)
     if layout.place is not None:
         z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)

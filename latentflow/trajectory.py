@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Networks, activate_above, first_layer
+from latentflow.closed_form import Networks, above, first_layer
 from latentflow.forward_mode import carries_tangent
-from latentflow.hessian_product import slope_of
+from latentflow.tanh import slope_of
 
 
 class Activations(NamedTuple):
-    """Of G networks, S substeps and M rows, (G, S, M, h) each."""
+    """Of G networks, S substeps and M rows, step after step, (G, S M, h) each."""
 
     first: Tensor  # h_1
     second: Tensor  # h_2
@@ -32,14 +32,11 @@ class Activations(NamedTuple):
     coefficient: Tensor  # p
 
 
-def follow(
-    networks: Networks, weighted: Tensor, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int
-) -> Activations:
+def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int) -> Activations:
     """Move latents along the networks; what they say on the way.
 
     Args:
         networks: G of them.
-        weighted: their w B.
         rows: where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all.
         shift: c(t) of every step, (G, S, h).
         weights: (G, S, M, 1), how strongly each network moves the shared rows; None for one network, or for rows of their own.
@@ -47,8 +44,8 @@ def follow(
     """
     weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
     start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    layers = networks.hidden_weight, weighted, networks.read_out, networks.output_bias
-    inputs = start, shift, weights, coupling, *layers, own, substeps
+    above_input = networks.hidden_weight, networks.weighted, networks.read_out, networks.output_bias
+    inputs = start, shift, weights, coupling, *above_input, own, substeps
     if not torch.is_grad_enabled() or carries_tangent(*inputs):
         return _follow(*inputs)
     return Activations(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
@@ -68,11 +65,12 @@ def _follow(
 ) -> Activations:
     steps, acts = [], [None] * shift.shape[1] if weights is None else weights.unbind(1)
     for now, active in zip(shift[:, :, None].unbind(1), acts, strict=True):
-        first, second, back, coefficient = activate_above(y, now, middle, weighted)
+        first = torch.tanh(y)
+        second, back, coefficient = above(first, now, middle, weighted)
         steps.append((first, second, back, coefficient))
         scale, _ = _scale(second, active, read_out, output_bias)
         y = _moved(y, coefficient if scale is None else coefficient * scale, coupling, own, substeps)
-    return Activations(*(torch.stack(field, 1) for field in zip(*steps, strict=True)))
+    return Activations(*(torch.cat(field, 1) for field in zip(*steps, strict=True)))
 
 
 class _Follow(torch.autograd.Function):
@@ -86,7 +84,8 @@ class _Follow(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, *shared, ctx.own, ctx.substeps = inputs
+        _, shift, *shared, ctx.own, ctx.substeps = inputs
+        ctx.steps = shift.shape[1]
         ctx.save_for_backward(*shared, *output)
 
     @staticmethod
@@ -97,12 +96,12 @@ class _Follow(torch.autograd.Function):
         # What does not wait for later steps is ready before the loop.
         slope_1, slope_2 = slope_of(first), slope_of(second)
         bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
-        scale, value = _scale(second, weights, read_out, output_bias)
+        scale, value = _scale(second, None if weights is None else weights.flatten(1, 2), read_out, output_bias)
         turn = None if value is None or scale is None else -2 * value * scale
-        gate = None if turn is None else slope_2 * read_out[:, None]
+        gate = None if turn is None else slope_2 * read_out
         ready = by_first, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2, coefficient
-        steps = list(zip(*(_by_step(x, first.shape[1]) for x in (*ready, scale, turn, gate)), strict=True))
-        y, found = torch.zeros_like(by_first[:, 0]), []
+        steps = list(zip(*(_by_step(x, ctx.steps) for x in (*ready, scale, turn, gate)), strict=True))
+        y, found = torch.zeros_like(steps[0][0]), []
         for at_1, at_2, at_q, at_p, s_1, b_1, b_2, p, scaled, turned, gated_by in reversed(steps):
             along, by_value = None, None
             if scaled is None:
@@ -117,31 +116,31 @@ class _Follow(torch.autograd.Function):
             pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted.mT), b_2, value=-2)
             found.append((y, q, pre_2, along if ctx.needs_input_grad[2] else None, by_value))
             y = torch.addcmul(torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1), by_p, b_1, value=-2)
-        joined: list[Any] = [None if x[0] is None else torch.stack(x[::-1], 1) for x in zip(*found, strict=True)]
+        joined: list[Any] = [None if x[0] is None else torch.cat(x[::-1], 1) for x in zip(*found, strict=True)]
         after, q, pre_2, along, by_value = joined
         by_weights = None
         if along is not None:
             by_weights = (coefficient * along).sum(-1, keepdim=True)
-            by_weights = by_weights if value is None else by_weights * slope_of(value)
+            by_weights = (by_weights if value is None else by_weights * slope_of(value)).view_as(weights)
         return (
             y,
-            pre_2.sum(2),
+            pre_2.view(len(y), ctx.steps, *y.shape[1:]).sum(2),
             by_weights,
             divided(
                 _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own),
                 ctx.substeps,
             ),
-            _outer(pre_2, first),
-            _outer(slope_2, q),
-            None if by_value is None else _outer(by_value, second),
-            None if by_value is None else by_value.sum((1, 2)),
+            torch.bmm(pre_2.mT, first),
+            torch.bmm(slope_2.mT, q),
+            None if by_value is None else torch.bmm(by_value.mT, second),
+            None if by_value is None else by_value.sum(1),
             None,
             None,
         )
 
 
 def _by_step(x: Tensor | None, steps: int) -> tuple[Tensor | None, ...]:
-    return (None,) * steps if x is None else x.unbind(1)
+    return (None,) * steps if x is None else x.chunk(steps, 1)
 
 
 def _scale(
@@ -149,12 +148,11 @@ def _scale(
 ) -> tuple[Tensor | None, Tensor | None]:
     """What multiplies p where it moves: the weights, times the slope of the output tanh; and the value u of that tanh.
 
-    For h_2 (G, ..., M, h); (G, ..., M, 1) each, or None where there is nothing of the kind.
+    For h_2 (G, N, h); (G, N, 1) each, or None where there is nothing of the kind.
     """
     if output_bias is None:
         return weights, None
-    lead = (len(second), *(1,) * (second.ndim - 2))
-    value = torch.tanh((second * read_out.view(*lead, -1)).sum(-1, keepdim=True) + output_bias.view(*lead, 1))
+    value = torch.tanh((second * read_out).sum(-1, keepdim=True) + output_bias[:, None])
     slope = slope_of(value)
     return slope if weights is None else slope * weights, value
 
@@ -170,10 +168,9 @@ def _moved(y: Tensor | None, p: Tensor, coupling: Tensor, own: bool, substeps: i
 
 
 def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor:
-    """The gradient that `coupling` gets from C(p), for p and the loss by C(p) of all steps, (G, S, M, h)."""
+    """The gradient that `coupling` gets from C(p), for p and the loss by C(p) of all rows, (G, N, h)."""
     if own:
-        return _outer(p, by_y)
-    p, by_y = (x.flatten(1, 2) for x in (p, by_y))
+        return torch.bmm(p.mT, by_y)
     motion, by_motion = (torch.bmm(x, coupling).sum(0).expand(len(x), -1, -1) for x in (p, by_y))
     return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)
 
@@ -181,8 +178,3 @@ def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor
 def divided(x: Tensor, substeps: int) -> Tensor:
     """The share of one substep, at no cost for the usual 1."""
     return x if substeps == 1 else x / substeps
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """The sum over steps and rows of left^T right, (G, m, n), for (G, S, M, m) and (G, S, M, n)."""
-    return torch.bmm(left.flatten(1, 2).mT, right.flatten(1, 2))

@@ -181,8 +181,8 @@ ERRORS = (
     _logdet("eq. 10 takes the absolute value first", "(1 + trace).abs().log()", "trace.abs().log1p()"),
     _logdet(
         "probes are Gaussian, not Rademacher",
-        "signs = torch.copysign(torch.ones((), dtype=like.dtype, device=like.device), bits)",
-        "signs = torch.randn(bits.shape, generator=generator, dtype=like.dtype)",
+        "found = torch.copysign(like.new_ones(()), shifted)",
+        "found = torch.randn(shifted.shape, dtype=like.dtype)",
     ),
     _logdet(
         "folded samples get the log-determinant of a neighbour",
@@ -216,16 +216,18 @@ ERRORS = (
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",
-        "return (p.mT @ (by_y @ weight) + by_y.mT @ (p @ weight)).view_as(coupling)",
-        "return (p.mT @ (by_y @ weight)).view_as(coupling)",
+        "return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)",
+        "return torch.bmm(p.mT, by_motion)",
     ),
     _constraint(
         "mean for sum in the gradient's square",
         "self._with_force(rate + 0.5 * gradients.square().sum(-1), z",
         "self._with_force(rate + 0.5 * gradients.square().mean(-1), z",
     ),
-    _constraint(
-        "missing factor ½ in the Hamilton-Jacobi equation", "torch.add(rate, squares, alpha=0.5)", "rate + squares"
+    _rollout(
+        "missing factor ½ in the Hamilton-Jacobi equation",
+        "torch.add(self.local.time_derivative(self.rate), kinetic, alpha=0.5)",
+        "torch.add(self.local.time_derivative(self.rate), kinetic)",
     ),
     _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
     _constraint(

@@ -162,8 +162,8 @@ def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(
         inputs.append(weights.requires_grad_())
 
     def activations(rows, shift, *others):
-        networks = Networks(*others[:5]) if bounded else Networks(*others[:4], None)
-        return tuple(follow(networks, networks.weighted(), rows, shift, others[-1] if weighted else None, substeps))
+        networks = Networks(*others[:6]) if bounded else Networks(*others[:5], None)
+        return tuple(follow(networks, rows, shift, others[-1] if weighted else None, substeps))
 
     assert torch.autograd.gradcheck(activations, inputs, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(activations, inputs, fast_mode=True)
