@@ -45,11 +45,6 @@ class Local:
     back: Tensor  # q, (G, N, h)
     coefficient: Tensor  # p, (G, N, h)
 
-    def at_time(self, shift: Tensor) -> Local:
-        """What they say of the same rows at another time; c(t) is as in `activate`."""
-        above_first = above(self.first, shift, self.networks.hidden_weight, self.networks.weighted)
-        return Local(self.networks, self.first, *above_first)
-
     def rows(self, rows: slice) -> Local:
         """What they say of some of the rows."""
         return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
@@ -157,7 +152,11 @@ class Local:
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    first = torch.tanh(first_layer(networks, rows))
+    return at_time(networks, torch.tanh(first_layer(networks, rows)), shift)
+
+
+def at_time(networks: Networks, first: Tensor, shift: Tensor) -> Local:
+    """What the networks say of rows whose h_1 is known, (G, N, h), at the times of c(t), as in `activate`."""
     return Local(networks, first, *above(first, shift, networks.hidden_weight, networks.weighted))
 
 
@@ -183,6 +182,13 @@ def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
     """A v, (G, N, h), for v (G or 1, N, d)."""
     weight = networks.input_weight
     return torch.bmm(rows.expand(len(weight), -1, -1), weight.mT)
+
+
+def to_latents(networks: Networks, coefficient: Tensor, weights: Tensor | None) -> Tensor:
+    """A^T c of each row, (G, N, d), for c (G, N, h); with weights (G, N, 1) the weighted sum over networks, (1, N, d)."""
+    if weights is None:
+        return torch.bmm(coefficient, networks.input_weight)
+    return torch.bmm(coefficient * weights, networks.input_weight).sum(0, keepdim=True)
 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:

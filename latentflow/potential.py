@@ -116,7 +116,7 @@ class Potential(nn.Module):
         """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K)."""
         k, weights = self._split(active)
         local, _ = self._local(z, t, k)
-        return self._to_latents(local, local.gradient_coefficient(), weights).reshape(z.shape)
+        return closed_form.to_latents(local.networks, local.gradient_coefficient(), weights).reshape(z.shape)
 
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor, *, reduced: bool = False) -> Tensor:
         """sum_k w^k grad grad^T u^k, (..., r, r).
@@ -132,8 +132,8 @@ class Potential(nn.Module):
         """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H."""
         k, weights = self._split(active)
         local, _ = self._local(z, t, k)
-        along = v.reshape(-1, self.dim) @ local.networks.input_weight.mT
-        return self._to_latents(local, local.product_coefficient(along), weights).reshape(z.shape)
+        along = closed_form.along_inputs(local.networks, v.reshape(1, -1, self.dim))
+        return closed_form.to_latents(local.networks, local.product_coefficient(along), weights).reshape(z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k tr H^k, (...)."""
@@ -186,11 +186,6 @@ class Potential(nn.Module):
         shift, rate = self.time_branch(t, z.shape[:-1], k, derivative=True)
         assert rate is not None
         return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), shift), rate
-
-    def _to_latents(self, local: closed_form.Local, coefficient: Tensor, weights: Tensor | None) -> Tensor:
-        """sum_k w_k A_k^T coefficient_k, (N, dim)."""
-        coefficient = coefficient if weights is None else coefficient * weights
-        return torch.bmm(coefficient, local.networks.input_weight).sum(0)
 
     def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
         """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture or labels."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, Networks, along_inputs, evaluate
+from latentflow.closed_form import Local, along_inputs, at_time, evaluate, to_latents
 from latentflow.potential import Potential
 from latentflow.trajectory import divided, follow
 from latentflow.validate import holds
@@ -33,6 +33,11 @@ class Layout:
     place: Tensor | None  # labels: (B,), where each sample lies among the K M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)
 
+    @property
+    def weights_of_rows(self) -> Tensor | None:
+        """A mixture's weights, (K, S B, 1), step after step."""
+        return None if self.weights is None else self.weights.flatten(1, 2)
+
     def spread(self, z: Tensor) -> Tensor:
         """Of samples, (B, S, ...) or (B, d), as rows (1 or K, S M, ...), step after step."""
         z = z[:, None] if z.ndim == 2 else z
@@ -43,14 +48,8 @@ class Layout:
 
     def motion(self, local: Local, steps: int) -> Tensor:
         """The gradient that moves each row in each step, (1 or K, S, M, d)."""
-        motion = self.to_latents(local.networks, local.gradient_coefficient())
+        motion = to_latents(local.networks, local.gradient_coefficient(), self.weights_of_rows)
         return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
-
-    def to_latents(self, networks: Networks, coefficient: Tensor) -> Tensor:
-        """A^T c of each row, (1 or K, S M, d), for c (G, S M, hidden), a mixture's weighted and added up."""
-        if self.weights is None:
-            return torch.bmm(coefficient, networks.input_weight)
-        return torch.bmm(coefficient * self.weights.flatten(1, 2), networks.input_weight).sum(0, keepdim=True)
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
@@ -125,8 +124,8 @@ class Rollout:
 
     def squared_gradients_at_0(self) -> Tensor:
         """|grad u|^2 at z_0 and time 0, (B, K')."""
-        start = self.local.rows(slice(self.rows.shape[1] // self.steps))
-        gradients = start.at_time(self.shift_0).gradients()
+        first = self.local.first[:, : self.rows.shape[1] // self.steps]
+        gradients = at_time(self.local.networks, first, self.shift_0).gradients()
         return self.layout.each(gradients.square().sum(-1), 1)[:, 0]
 
     def root_values(self, root: Potential, times: Tensor) -> Tensor:
@@ -136,7 +135,7 @@ class Rollout:
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
-        weights = None if self.layout.weights is None else self.layout.weights.flatten(1, 2)
+        weights = self.layout.weights_of_rows
 
         def log_det(rows: slice) -> tuple[Tensor, Tensor]:
             acts = None if weights is None else weights[:, rows]
@@ -151,7 +150,7 @@ class Rollout:
         bits = logdet.random_bits(self.z[:, :-1], generator)
         probe = logdet.signs(self.layout.spread(bits), self.rows)
         coefficient = self.local.product_coefficient(along_inputs(self.local.networks, probe))
-        product = self.layout.to_latents(self.local.networks, coefficient)
+        product = to_latents(self.local.networks, coefficient, self.layout.weights_of_rows)
         return self._of_what_acts(logdet.hutchinson(divided(product, substeps), probe))
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
