@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from latentflow.validate import require_no_nan
+from latentflow.validate import require_finite, require_no_nan
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+_DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
 
 
 def check_q0(q0: object, dim: int | None) -> None:
@@ -35,37 +37,66 @@ def check_q0(q0: object, dim: int | None) -> None:
         )
 
 
-def sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
-    """z_0, (B, dim), reparameterised where gradients are wanted."""
+def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) -> tuple[Tensor, Tensor | None]:
+    """z_0, (B, dim), reparameterised where gradients are wanted, and log q_0(z_0), (B,), if the density is wanted.
+
+    Raises where the density is not finite: a sample lies where its distribution has one.
+    """
+    log_q0 = None
+    if normal := _gaussian(q0):
+        mean, std = normal.loc, normal.scale
+        noise = torch.empty_like(mean, memory_format=torch.contiguous_format).normal_(generator=generator)
+        z0 = torch.addcmul(mean, std, noise)
+        if density:
+            # Said of the noise the density needs neither the mean nor a square of the scale, which underflows long before the
+            # scale does; said of z_0 it would send gradients to both that cancel.
+            twice = torch.add(noise.square(), std.log(), alpha=2).sum(-1)
+            log_q0 = -0.5 * (twice + mean.shape[-1] * math.log(2 * math.pi))
+    else:
+        z0 = in_full_precision(_sample(q0, generator))
+        log_q0 = _log_prob(q0, z0) if density else None
+    if log_q0 is not None:
+        require_finite(_DENSITY, log_q0[:, None], _FIX)
+    return z0, log_q0
+
+
+def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
+    """Log q_0(z_0), (B,), of any z_0.
+
+    Raises where it is nan, which torch's `Normal` gives without a word if the square of its scale is 0 or infinite.
+    """
+    value = _log_prob(q0, z0)
+    require_no_nan(_DENSITY, value[:, None], _FIX)
+    return value
+
+
+def _sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
     if not q0.has_rsample and torch.is_grad_enabled():
         raise ValueError(
             f"q0: got {type(q0).__name__} without rsample, expected a reparameterised distribution; "
             "use one, or sample under torch.no_grad()"
         )
-    draw: Callable[[], Tensor] = q0.rsample if q0.has_rsample else q0.sample
+    sample: Callable[[], Tensor] = q0.rsample if q0.has_rsample else q0.sample
     if generator is None:
-        return draw()
-    if isinstance(q0, Independent) and isinstance(q0.base_dist, Normal):
-        mean, std = q0.base_dist.loc, q0.base_dist.scale
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + std * noise
+        return sample()
     # torch.distributions take no generator: seed the global one from it, and put it back afterwards.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return draw()
+        return sample()
 
 
-def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
-    """Log q_0(z_0), (B,); torch's `Independent` fails on an empty batch.
-
-    Raises where it is nan, which torch's `Normal` gives without a word if the square of its scale is 0 or infinite.
-    """
+def _log_prob(q0: Distribution, z0: Tensor) -> Tensor:
+    """Torch's `Independent` fails on an empty batch."""
     value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
-    require_no_nan(
-        "q0.log_prob(z_0)", value[:, None], "clamp the log-variance of the encoder, for example to [-20, 20]"
-    )
     return value
+
+
+def _gaussian(q0: Distribution) -> Normal | None:
+    """The normal distribution behind ``Independent(Normal(mean, std), 1)``; None of anything else, or derived from it."""
+    if type(q0) is Independent and type(q0.base_dist) is Normal and q0.reinterpreted_batch_ndims == 1:
+        return q0.base_dist
+    return None
 
 
 def with_full_precision(q0: Distribution) -> Distribution:

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
-from latentflow.initial import check_q0, in_full_precision, log_prob, sample, with_full_precision, without_autocast
+from latentflow.initial import check_q0, draw, in_full_precision, log_prob, with_full_precision, without_autocast
 from latentflow.path import LatentPath, require_finite_log_det, require_finite_path
 from latentflow.rollout import Rollout, layout_of, roll_out
 from latentflow.trajectory import divided
@@ -137,13 +137,12 @@ class FlowPosterior(nn.Module):
         check_q0(q0, derivatives.dimension(self.potential))
         q0 = with_full_precision(q0)
         with without_autocast(q0):
-            z0 = in_full_precision(sample(q0, generator))
+            z0, start = draw(q0, generator, density=self.log_det is not None)
         with without_autocast(z0):
             what = acting(self.potential, z0, k, weights, steps)
             z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
-            if log_det is not None:
-                start = log_prob(q0, z0)
+            if start is not None and log_det is not None:
                 log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
             return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what, rollout)

@@ -265,7 +265,7 @@ ERRORS = (
         "torch.where(raw > 0, grad, torch.zeros_like(grad))",
     ),
     _prior("D may become negative", "return raw.clamp_min(0)", "return raw.clone()"),
-    _prior("missing factor 2 in the heat equation's variance", "1 + 2 * added.cumsum(1)", "1 + added.cumsum(1)"),
+    _prior("missing factor 2 in the heat equation's variance", "1 + 2 * torch", "1 + torch"),
     _prior(
         "the logarithm of the variance counts once, not in each dimension",
         "path.z.shape[-1] * (math.log(2 * math.pi) + variance.log())",
@@ -306,10 +306,9 @@ ERRORS = (
     _metrics(
         "missing factor ½ in the likelihood", "- 0.5 * (target - decoded).square()", "- (target - decoded).square()"
     ),
-    _initial("the variance of q0 for its standard deviation", "mean + std * noise", "mean + std.square() * noise"),
-    _initial(
-        "the generator of q0 is not used", "generator=generator, dtype=mean.dtype", "generator=None, dtype=mean.dtype"
-    ),
+    _initial("the variance of q0 for its standard deviation", "(mean, std, noise)", "(mean, std.square(), noise)"),
+    _initial("the density of the noise for that of z_0", "std.log(), alpha=2", "std.log(), alpha=0"),
+    _initial("the generator of q0 is not used", "normal_(generator=generator)", "normal_()"),
     _initial(
         "q0 is drawn with torch's generator, which stays changed",
         "with torch.random.fork_rng(devices=range(torch.cuda.device_count())):",

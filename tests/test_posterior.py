@@ -19,7 +19,7 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import AffineTransform
 
-from latentflow import DiffusionPrior, FlowPosterior, GumbelSelector, HJConstraint, NegativeForce, flow_kl
+from latentflow import DiffusionPrior, FlowPosterior, GumbelSelector, HJConstraint, NegativeForce, Potential, flow_kl
 from tests.problems import Opaque, Wave, gaussian, make_potential, potentials, rand, randn, reference_path, seeds
 
 
@@ -151,6 +151,30 @@ def test_generator_draws_from_q0():
         z0 = path(start, 0, steps=1, generator=torch.Generator().manual_seed(0)).z[:, 0]
         assert ((z0.mean(0) - mean).abs() < 4 * std / 20_000**0.5).all()
         assert ((z0.std(0) / std - 1).abs() < 4 / 40_000**0.5).all()
+
+
+@given(seeds, st.floats(-80.0, 80.0))
+def test_the_density_of_a_sample_holds_for_any_scale(seed, log_scale):
+    """In single precision, where the square of the scale may be 0 or infinite, as in double precision."""
+    std = (math.exp(log_scale) * (0.5 + rand(4, 3, seed=seed))).float()
+    path = FlowPosterior(Potential(3))(Independent(Normal(torch.zeros(4, 3), std), 1), 0, steps=1)
+    expected = Independent(Normal(torch.zeros(4, 3).double(), std.double()), 1).log_prob(path.z[:, 0].double())
+    torch.testing.assert_close(path.log_q[:, 0].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(seeds)
+def test_the_gradient_of_the_density_is_that_of_the_distribution(seed):
+    """With z_0 moved by mean and scale: nothing for the mean, -1 / scale for the scale."""
+    mean, std = randn(4, 3, seed=seed).requires_grad_(), (0.5 + rand(4, 3, seed=seed)).requires_grad_()
+    q0, flow = Independent(Normal(mean, std), 1), FlowPosterior(make_potential(3))
+    torch.manual_seed(seed)
+    found = flow(q0, 0, steps=1).log_q[:, 0]
+    torch.manual_seed(seed)
+    expected = q0.log_prob(q0.rsample())
+    close(found, expected, 1e-12)
+    by_mean, by_std = torch.autograd.grad(expected.sum(), (mean, std))
+    assert by_mean.abs().max() < 1e-12
+    close(torch.autograd.grad(found.sum(), std)[0], by_std, 1e-12)
 
 
 def test_gradient_reaches_the_encoder_through_the_sample():

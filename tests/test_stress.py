@@ -135,9 +135,7 @@ ROOT = Given(lambda z, t: z.abs().sqrt().sum(-1))
 BENT = Given(lambda z, t: z.abs().pow(1.5).sum(-1))
 RK4 = {"solver": "rk4", "solver_options": {"step_size": 0.5}}
 SILENT = {
-    "a scale whose square is 0": (lambda: path(1e-30), r"q0.log_prob\(z_0\): got 3 nan in samples \[0, 1, 2\]"),
-    "a scale of 0": (lambda: path(0.0), r"q0.log_prob\(z_0\): got 3 nan"),
-    "a scale whose square is inf": (lambda: path(1e20), r"q0.log_prob\(z_0\): got 3 nan"),
+    "a scale of 0": (lambda: path(0.0), r"q0.log_prob\(z_0\): got 3 non-finite values in samples \[0, 1, 2\]"),
     "a scale of 0, no densities": (
         lambda: flow_kl(path(0.0, log_det=None), DiffusionPrior(), bound="initial"), "flow_kl: got 3 non-finite"
     ),

@@ -73,7 +73,7 @@ def test_a_posterior_without_scale_is_told_what_to_do():
     q0 = Independent(
         Normal(Z, torch.where(torch.arange(4)[:, None] == 2, 0.0, torch.ones_like(Z)), validate_args=False), 1
     )
-    message = r"q0.log_prob\(z_0\): got 1 nan in samples \[2\], expected numbers; clamp the log-variance of the encoder"
+    message = r"q0.log_prob\(z_0\): got 1 non-finite values in samples \[2\], .*; clamp the log-variance of the encoder"
     with pytest.raises(ValueError, match=message):
         FLOW(q0, 0, steps=1)
 
