@@ -105,11 +105,13 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
                 f"make the prior with num={weights.shape[-1]}"
             )
-        added = (weights * self.diffusion.to(weights.dtype)).sum(-1)  # (B, T)
-        start = torch.ones_like(added[:, :1])
+        diffusion = self.diffusion.to(weights.dtype)
         if self.form == "heat":
-            return torch.cat((start, 1 + 2 * added.cumsum(1)), 1)
-        variances = [start[:, 0]]
+            # How long each has acted does not depend on D, so D gets its gradient from one product.
+            acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)  # (B, T+1, K)
+            return 1 + 2 * torch.matmul(acted, diffusion)
+        added = torch.matmul(weights, diffusion)  # (B, T)
+        variances = [torch.ones_like(added[:, 0])]
         for step in added.unbind(1):
             variances.append(variances[-1] * (1 + step / variances[-1]).square())
         return torch.stack(variances, 1)
