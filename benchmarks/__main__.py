@@ -30,14 +30,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # training_step
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from hardware import hardware
+from hardware import hardware, keep_freed_memory
 
 from benchmarks import scaling
 
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
 DATA = ("rendering", "loading")  # of the examples, not of the library
 RESULTS = Path(__file__).parent / "results"
-# By default glibc hands large freed blocks back, and each step faults in its pages anew. In bytes, read when a process starts.
+# All that is freed, not only blocks below 32 MiB and 64 MiB of them. In bytes, read when a process starts.
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.keep_memory and not kept:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEPING)
     torch.set_num_threads(options.threads)
-    # glibc adapts to the largest block that was freed, up to 32 MiB: let it find what any network beside a flow would free.
-    torch.ones(31 * 2**18)
+    keep_freed_memory()  # as much as any training does that frees large blocks
     results = {"hardware": hardware(), "repeats": options.repeats, "freed memory kept": kept}
     for name in options.only:
         print(f"\n{name}", flush=True)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import checkpoints
 import numpy as np
 import torch
+from hardware import keep_freed_memory
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -126,6 +127,7 @@ def start(run: Run) -> Fabric:
         ) from error
     fabric.launch()
     torch.set_num_threads(run.threads)  # after the launch, which sets them too
+    keep_freed_memory()
     return fabric
 
 
