@@ -97,12 +97,12 @@ class _Follow(torch.autograd.Function):
         slope_1, slope_2 = slope_of(first), slope_of(second)
         bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
         scale, value = _scale(second, None if weights is None else weights.flatten(1, 2), read_out, output_bias)
-        turn = None if value is None or scale is None else -2 * value * scale
+        turn = None if value is None or scale is None else -2 * value * scale * coefficient
         gate = None if turn is None else slope_2 * read_out
-        ready = by_first, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2, coefficient
+        ready = by_first, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2
         steps = list(zip(*(_by_step(x, ctx.steps) for x in (*ready, scale, turn, gate)), strict=True))
         y, found = torch.zeros_like(steps[0][0]), []
-        for at_1, at_2, at_q, at_p, s_1, b_1, b_2, p, scaled, turned, gated_by in reversed(steps):
+        for at_1, at_2, at_q, at_p, s_1, b_1, b_2, scaled, turned, gated_by in reversed(steps):
             along, by_value = None, None
             if scaled is None:
                 by_p = _moved(at_p, y, coupling, ctx.own, ctx.substeps)
@@ -110,7 +110,7 @@ class _Follow(torch.autograd.Function):
                 along = _moved(None, y, coupling, ctx.own, ctx.substeps)
                 by_p = torch.addcmul(at_p, along, scaled)
                 if turned is not None:
-                    by_value = (along * p).sum(-1, keepdim=True) * turned
+                    by_value = (along * turned).sum(-1, keepdim=True)
                     at_2 = torch.addcmul(at_2, by_value, gated_by)
             q = torch.addcmul(at_q, by_p, s_1)
             pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted.mT), b_2, value=-2)
@@ -152,7 +152,7 @@ def _scale(
     """
     if output_bias is None:
         return weights, None
-    value = torch.tanh((second * read_out).sum(-1, keepdim=True) + output_bias[:, None])
+    value = torch.tanh(torch.baddbmm(output_bias[:, None], second, read_out.mT))
     slope = slope_of(value)
     return slope if weights is None else slope * weights, value
 
