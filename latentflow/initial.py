@@ -43,7 +43,7 @@ def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) 
     Raises where the density is not finite: a sample lies where its distribution has one.
     """
     log_q0 = None
-    if normal := _gaussian(q0):
+    if normal := gaussian(q0):
         mean, std = normal.loc, normal.scale
         noise = torch.empty_like(mean, memory_format=torch.contiguous_format).normal_(generator=generator)
         z0 = torch.addcmul(mean, std, noise)
@@ -92,7 +92,7 @@ def _log_prob(q0: Distribution, z0: Tensor) -> Tensor:
     return value
 
 
-def _gaussian(q0: Distribution) -> Normal | None:
+def gaussian(q0: Distribution) -> Normal | None:
     """The normal distribution behind ``Independent(Normal(mean, std), 1)``; None of anything else, or derived from it."""
     if type(q0) is Independent and type(q0.base_dist) is Normal and q0.reinterpreted_batch_ndims == 1:
         return q0.base_dist

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from latentflow.initial import without_autocast
+from latentflow.initial import gaussian, without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite
@@ -59,12 +59,15 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 
 
 def _kl_to_standard_normal(path: LatentPath) -> Tensor:
+    if normal := gaussian(path.q0):
+        # Of the logarithm of the scale, whose square may be 0. And torch finds the function for two distributions in a way that
+        # it cannot compile, unless they have met before.
+        return torch.add(normal.loc.square() + normal.scale.square() - 1, normal.scale.log(), alpha=-2).sum(-1) / 2
     start = path.z[:, 0]
     if start.shape[0] == 0:  # torch's `Independent` fails on an empty batch
         return start.new_zeros(0)
     # Not validated: that would wait for the device.
-    normal = Normal(torch.zeros_like(start), torch.ones_like(start), validate_args=False)
-    standard = Independent(normal, 1)
+    standard = Independent(Normal(torch.zeros_like(start), torch.ones_like(start), validate_args=False), 1)
     if isinstance(path.q0, (MultivariateNormal, LowRankMultivariateNormal)):
         identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
         return kl_divergence(path.q0, MultivariateNormal(torch.zeros_like(start), identity, validate_args=False))

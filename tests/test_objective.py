@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from latentflow import DiffusionPrior, FlowPosterior, flow_kl
 from latentflow.metrics import evidence_bound, importance_weighted_bound
-from tests.problems import Given, Linear, gaussian, make_potential, randn, seeds, sigma_points, symmetric
+from tests.problems import Given, Linear, gaussian, make_potential, rand, randn, seeds, sigma_points, symmetric
 
 DIM, STEPS, PIXELS, NOISE = 2, 3, 3, 0.7
 
@@ -185,6 +185,22 @@ def test_initial_bound_is_the_kl_to_a_standard_gaussian(q0):
         - torch.linalg.slogdet(covariance)[1]
     )  # fmt: skip
     close(flow_kl(path, DiffusionPrior(dtype=torch.float64), bound="initial"), expected, 1e-10)
+
+
+@given(seeds, st.floats(-80.0, 40.0))
+def test_initial_bound_holds_for_any_scale_of_a_gaussian(seed, log_scale):
+    """In single precision, where the square of the scale may be 0, as in double precision, with the gradients."""
+    mean, std = randn(4, 3, seed=seed), math.exp(log_scale) * (0.5 + rand(4, 3, seed=seed + 1))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [x.float().to(dtype).requires_grad_() for x in (mean, std)]
+        path = FlowPosterior(make_potential(3, dtype=dtype), None)(Independent(Normal(*inputs), 1), 0, steps=1)
+        kl = flow_kl(path, DiffusionPrior(), bound="initial")
+        if dtype == torch.float64:
+            close(kl, (0.5 * (inputs[0] ** 2 + inputs[1] ** 2 - 1) - inputs[1].log()).sum(1), 1e-10)
+        found.append([kl, *torch.autograd.grad(kl.sum(), inputs)])
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
 
 def test_initial_bound_of_a_distribution_without_closed_form_is_one_sample():
