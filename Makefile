@@ -25,7 +25,6 @@ docs: $(VENV)/docs
 
 benchmark: $(VENV)/examples
 	$(RUN) benchmarks
-	$(RUN) benchmarks --keep-memory
 	touch docs/speed.md  # made of these results
 
 mutation: $(VENV)/mutation

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -37,8 +36,6 @@ from benchmarks import scaling
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
 DATA = ("rendering", "loading")  # of the examples, not of the library
 RESULTS = Path(__file__).parent / "results"
-# All that is freed, not only blocks below 32 MiB and 64 MiB of them. In bytes, read when a process starts.
-KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,21 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS + DATA, default=BENCHMARKS, help="leave out the others")
     parser.add_argument("--repeats", type=int, default=25, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep-memory", action="store_true", help="have glibc keep freed memory for the next step")
     parser.add_argument("--out", type=Path, help="JSON; by default in benchmarks/results, unless something is left out")
     options = parser.parse_args(arguments)
-    kept = KEEPING.items() <= os.environ.items()
-    if options.keep_memory and not kept:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEPING)
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as much as any training does that frees large blocks
-    results = {"hardware": hardware(), "repeats": options.repeats, "freed memory kept": kept}
+    keep_freed_memory()  # as the examples do
+    results = {"hardware": hardware(), "repeats": options.repeats}
     for name in options.only:
         print(f"\n{name}", flush=True)
         results[name] = _measure(name, options.repeats)
     out = options.out
     if out is None and set(options.only) == set(BENCHMARKS):
-        out = RESULTS / ("cpu_keeping_memory.json" if kept else "cpu.json")
+        out = RESULTS / "cpu.json"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n")

@@ -21,7 +21,7 @@ import kornia
 import torch
 from data.moving_digits import DIGITS, STEP
 from models import Model, build
-from networks import ConvToPoint, ConvTransposeOfPoint, paper_decoder, paper_encoder
+from networks import ConvToPoint, ConvTransposeDoubling, ConvTransposeOfPoint, paper_decoder, paper_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train import Run, start, take_step
@@ -31,13 +31,20 @@ from benchmarks.timing import medians
 
 BATCH, STEPS, SIDE, NUM = 32, 8, 28, len(DIGITS.names)
 RATE = 1e-4
+PLAIN = {
+    ConvToPoint: nn.Conv2d,
+    ConvTransposeOfPoint: nn.ConvTranspose2d,
+    ConvTransposeDoubling: nn.ConvTranspose2d,
+}
 
 
-def ours(dim: int, digits: Tensor, log_det: str, precision: str) -> Callable[[], object]:
+def ours(dim: int, digits: Tensor, log_det: str, precision: str, compiled: bool = False) -> Callable[[], object]:
     """The step of the examples."""
     run = Run(batch=BATCH, precision=precision, accelerator="cpu", threads=torch.get_num_threads())
     settings = Model(dim=dim, networks="paper", bounded=True, frames=None, log_det=log_det)
     fabric, model = start(run), build(settings, 3, SIDE, NUM, STEPS).train()
+    if compiled:
+        model.compile_flow()
     wrapped, optimiser = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=RATE, fused=True))
     k = torch.arange(BATCH) % NUM
     return lambda: take_step(fabric, wrapped, [optimiser], lambda *_: (DIGITS.single(digits, k, STEPS), k), run, 0)
@@ -121,10 +128,9 @@ def transformed(x: Tensor, k: int, t: int) -> Tensor:
 
 def as_published(network: nn.Sequential) -> nn.Sequential:
     """The same layers as plain modules in the default memory format."""
-    plain = {ConvToPoint: nn.Conv2d, ConvTransposeOfPoint: nn.ConvTranspose2d}
     layers = (
-        plain[type(layer)](layer.in_channels, layer.out_channels, layer.kernel_size) if type(layer) in plain else layer
-        for layer in network
+        PLAIN[type(x)](x.in_channels, x.out_channels, x.kernel_size, x.stride, x.padding) if type(x) in PLAIN else x
+        for x in network
     )
     return nn.Sequential(*layers).to(memory_format=torch.contiguous_format)
 
@@ -146,7 +152,9 @@ def _measure(dim: int, repeats: int) -> dict[str, Any]:
     steps = {
         "latentflow, exact": ours(dim, digits, "exact", "float32"),
         "latentflow, hutchinson": ours(dim, digits, "hutchinson", "float32"),
+        "latentflow, hutchinson, compiled": ours(dim, digits, "hutchinson", "float32", compiled=True),
         "latentflow, hutchinson, bf16": ours(dim, digits, "hutchinson", "bf16"),
+        "latentflow, hutchinson, bf16, compiled": ours(dim, digits, "hutchinson", "bf16", compiled=True),
     }
     found = medians(rivals | steps, repeats)
     ratios = {rival: {step: found[step] / found[rival] for step in steps} for rival in rivals}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,12 @@ def hardware(device: torch.device | None = None, devices: int = 1) -> dict[str, 
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one, which would fault it in again otherwise, 4 KiB at a time.
-
-    It keeps blocks as large as the largest, below 32 MiB, that has been freed so far.
-    """
-    torch.ones(31 * 2**18)
+    """Have glibc keep what a step frees for the next one, which would fault it in again otherwise, 4 KiB at a time."""
+    if sys.platform == "linux" and hasattr(allocator := ctypes.CDLL(None), "mallopt"):
+        allocator.mallopt(
+            -4, 0
+        )  # M_MMAP_MAX: no block comes from the system by itself, to go back as soon as it is freed
+        allocator.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor does what is free at the end of the heap go back
 
 
 def _processor() -> tuple[str, set[str]]:

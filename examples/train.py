@@ -65,6 +65,8 @@ class Run:
     """steps between checkpoints"""
     precision: Literal["float32", "bf16"] = "float32"
     """of encoder, decoder and classifier; the flow is always in float32"""
+    compile: bool = False
+    """compile all of a step but the networks: the first takes a minute more, and needs a C++ compiler, or Triton on an accelerator"""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to train and to evaluate"""
     devices: int = 1
@@ -145,6 +147,8 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
 
     Leaves the process with 128 + the signal's number if that asked for a stop, the last step being saved.
     """
+    if run.compile:
+        model.compile_flow()
     wrapped, *optimisers = fabric.setup(model.train(), *optimisers_of(model, run))
     schedules = [_schedule(optimiser, run) for optimiser in optimisers]
     parts = {f"optimiser {n}": optimiser for n, optimiser in enumerate(optimisers)}

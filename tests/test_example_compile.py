@@ -1,0 +1,51 @@
+"""Training with `--compile`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+import torch
+import train as loop
+from data.moving_digits import DIGITS
+from mnist import Settings
+from torch import Tensor
+
+
+def draw(count: int, *_: int) -> tuple[Tensor, Tensor]:
+    k = torch.arange(count) % 3
+    return DIGITS.single(torch.rand(count, 16, 16), k, 8), k
+
+
+def trained(out: Path, **changes: Any) -> tuple[dict[str, list[float]], dict[int, Tensor]]:
+    """The log of two steps, and the gradients of the first, or what Adam made of those of both."""
+    run = Settings(steps=2, batch=6, threads=1, accelerator="cpu", out=out, **changes)
+    fabric = loop.start(run)
+    torch.manual_seed(0)
+    model = models.build(run, 3, 16, 3, 8)
+    loop.claim(fabric, run)
+    loop.train(fabric, model, draw, run)
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    moments = torch.load(out / "checkpoints/00000002/state.pt", weights_only=True)["optimiser 0"]["state"]
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}, {n: s["exp_avg"] for n, s in moments.items()}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.compile, about itself
+@pytest.mark.parametrize("changes", [{}, {"supervision": "none", "marginal": 0.0, "log_det": "none"}], ids=str)
+def test_compiled_it_trains_as_it_does_otherwise(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch.distributions.kl, "_KL_MEMOIZE", {})  # as in a new process
+    ours, our_gradients = trained(tmp_path / "compiled", compile=True, **changes)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "all of it, and once for both steps"
+    truth, gradients = trained(tmp_path / "eager", **changes)
+    assert ours.keys() == truth.keys()
+    for name, values in truth.items():
+        assert ours[name] == pytest.approx(values, rel=1e-4), name
+    assert our_gradients.keys() == gradients.keys()
+    for n, gradient in gradients.items():
+        torch.testing.assert_close(our_gradients[n], gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item())
