@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import signal
 import sys
 import time
@@ -35,6 +37,8 @@ from latentflow import validate_values
 # Muon trains matrices with both sides at least HIDDEN and at most LARGEST numbers: its update of larger ones takes more time
 # than it saves.
 HIDDEN, LARGEST = 128, 2**20
+# What torch.compile calls on a CPU.
+COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 # (number of sequences, step, share of the batch) -> frames (B, T+1, C, H, W), labels (B,); random by torch's state, or by
 # what it is given, but by nothing else
@@ -127,6 +131,10 @@ def start(run: Run) -> Fabric:
         raise ValueError(
             f"--accelerator, --devices: got {run.accelerator} and {run.devices} ({error}), expected what this machine has"
         ) from error
+    if run.compile and fabric.device.type == "cpu" and shutil.which(COMPILER) is None:
+        raise ValueError(
+            f"--compile: got no C++ compiler ({COMPILER}), expected one; install it, name another in CXX, or leave --compile out"
+        )
     fabric.launch()
     torch.set_num_threads(run.threads)  # after the launch, which sets them too
     keep_freed_memory()

@@ -49,3 +49,12 @@ def test_compiled_it_trains_as_it_does_otherwise(
     assert our_gradients.keys() == gradients.keys()
     for n, gradient in gradients.items():
         torch.testing.assert_close(our_gradients[n], gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item())
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loop, "COMPILER", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"^--compile: got no C\+\+ compiler \(no-such-compiler\), expected one; install it"
+    ):
+        trained(tmp_path / "run", compile=True)
+    assert not list(tmp_path.iterdir())
