@@ -133,7 +133,7 @@ def start(run: Run) -> Fabric:
         ) from error
     if run.compile and fabric.device.type == "cpu" and shutil.which(COMPILER) is None:
         raise ValueError(
-            f"--compile: got no C++ compiler ({COMPILER}), expected one; install it, name another in CXX, or leave --compile out"
+            f"--compile: got no C++ compiler ({COMPILER}), expected one; install it, name another in CXX, or leave it out"
         )
     fabric.launch()
     torch.set_num_threads(run.threads)  # after the launch, which sets them too
