@@ -33,11 +33,13 @@ def hardware(device: torch.device | None = None, devices: int = 1) -> dict[str, 
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one, which would fault it in again otherwise, 4 KiB at a time."""
+    """Have glibc keep what a step frees for the next one, which would fault it in again otherwise, 4 KiB at a time.
+
+    Blocks beyond 32 MiB still go back: few of them fit into the gaps that others leave, so keeping them may take several times
+    the memory.
+    """
     if sys.platform == "linux" and hasattr(allocator := ctypes.CDLL(None), "mallopt"):
-        allocator.mallopt(
-            -4, 0
-        )  # M_MMAP_MAX: no block comes from the system by itself, to go back as soon as it is freed
+        allocator.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: smaller blocks are not the system's own, to go back one by one
         allocator.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor does what is free at the end of the heap go back
 
 
