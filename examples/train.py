@@ -155,9 +155,9 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
 
     Leaves the process with 128 + the signal's number if that asked for a stop, the last step being saved.
     """
-    if run.compile:
-        model.compile_flow()
     wrapped, *optimisers = fabric.setup(model.train(), *optimisers_of(model, run))
+    if run.compile:  # for the device that the model now is on
+        model.compile_flow()
     schedules = [_schedule(optimiser, run) for optimiser in optimisers]
     parts = {f"optimiser {n}": optimiser for n, optimiser in enumerate(optimisers)}
     parts |= {f"schedule {n}": schedule for n, schedule in enumerate(schedules)}

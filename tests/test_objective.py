@@ -203,6 +203,13 @@ def test_initial_bound_holds_for_any_scale_of_a_gaussian(seed, log_scale):
         torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
 
+def test_initial_bound_of_another_distribution_is_its_kl_where_torch_knows_it():
+    mean, scale = randn(5, 3), 0.5 + rand(5, 3)
+    path = FlowPosterior(make_potential(3), None)(Independent(torch.distributions.Laplace(mean, scale), 1), 0, steps=2)
+    expected = 0.5 * (math.log(2 * math.pi) + mean**2 + 2 * scale**2) - 1 - (2 * scale).log()
+    close(flow_kl(path, DiffusionPrior(dtype=torch.float64), bound="initial"), expected.sum(1), 1e-10)
+
+
 def test_initial_bound_of_a_distribution_without_closed_form_is_one_sample():
     q0 = Independent(torch.distributions.StudentT(5.0 + 0 * randn(5, 3), randn(5, 3)), 1)
     path = FlowPosterior(make_potential(3), None)(q0, 0, steps=2)
