@@ -141,6 +141,22 @@ def test_any_reparameterised_distribution_is_a_start(name):
     assert flow_kl(path, DiffusionPrior(dtype=torch.float64), bound="initial").isfinite().all()
 
 
+def test_generators_differ_wherever_their_seeds_do():
+    """Of 100 seeds no two draw the same, though torch's own generator is seeded on the way."""
+    q0, flow = POSTERIORS["full"](), FlowPosterior(make_potential(3), None)
+    drawn = {flow(q0, 0, steps=1, generator=torch.Generator().manual_seed(s)).z[0, 0, 0].item() for s in range(100)}
+    assert len(drawn) == 100
+
+
+def test_a_start_without_a_density_has_a_path_without_densities():
+    class Sampler(MultivariateNormal):
+        def log_prob(self, value):
+            raise NotImplementedError("it only draws")
+
+    q0 = Sampler(randn(5, 3), scale_tril=lower(3))
+    assert FlowPosterior(make_potential(3), None)(q0, 0, steps=2).log_q is None
+
+
 def test_generator_draws_from_q0():
     """The route through the generator has the mean and the scale of q0: 20,000 samples, four standard errors."""
     mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
