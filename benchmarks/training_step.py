@@ -19,9 +19,10 @@ from typing import Any
 
 import kornia
 import torch
+from convolutions import ConvToPoint, ConvTransposeDoubling, ConvTransposeOfPoint
 from data.moving_digits import DIGITS, STEP
 from models import Model, build
-from networks import ConvToPoint, ConvTransposeDoubling, ConvTransposeOfPoint, paper_decoder, paper_encoder
+from networks import paper_decoder, paper_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train import Run, start, take_step

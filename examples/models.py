@@ -191,7 +191,9 @@ class FlowVAE(nn.Module):
 
     def posterior(self, images: Tensor) -> Independent:
         """q(z_0 | x_0) of images (B, C, H, W)."""
-        return _gaussian(*self._encode(images))
+        mean, log_variance = self.encoder(images).to(images.dtype).chunk(2, dim=-1)
+        # Not validated: that would read values in every step. latentflow looks at the latents itself, where it may.
+        return Independent(Normal(mean, (0.5 * log_variance).exp(), validate_args=False), 1, validate_args=False)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits (B, T+1, C, H, W) of latents (B, T+1, dim), in one call of the decoder."""
@@ -202,11 +204,6 @@ class FlowVAE(nn.Module):
         """One-hot weights (B, K) and logits (B, K), inferred from the whole sequence."""
         assert self.selector is not None
         return self.selector(x.flatten(1, 2))
-
-    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, dim)."""
-        mean, log_variance = self.encoder(images).to(images.dtype).chunk(2, dim=-1)
-        return mean, (0.5 * log_variance).exp()
 
     def reconstruction(self, z: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) of a Bernoulli decoder, summed over pixels and frames, mean over the batch; in nats."""
@@ -227,22 +224,24 @@ class FlowVAE(nn.Module):
 
     def forward(self, x: Tensor, k: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms of the loss by name, each a mean over the batch x (B, T+1, C, H, W); and what else is worth a log."""
-        mean, scale = self._encode(x[:, 0])
-        terms, weights = {}, None
-        if self.selector is not None:
+        q0, steps = self.posterior(x[:, 0]), x.shape[1] - 1
+        terms = {}
+        if self.selector is None:
+            z, of_flow, noted = self._flow_terms(q0, k, None, steps)
+        else:
             weights, logits = self.select(x)
+            z, of_flow, noted = self._flow_terms(q0, None, weights, steps)
             terms["selection"] = categorical_kl(logits).mean()
             log_share = logits.log_softmax(-1).logsumexp(0) - math.log(len(x))  # of each potential in the batch
             terms["balance"] = -self.balance * (log_share.mean() + math.log(len(log_share)))
-        z, of_flow, noted = self._flow_terms(mean, scale, k if weights is None else None, weights, x.shape[1] - 1)
         terms["reconstruction"] = self.reconstruction(z, x)
         return terms | of_flow, noted
 
     def _flow_terms(
-        self, mean: Tensor, scale: Tensor, k: Tensor | None, weights: Tensor | None, steps: int
+        self, q0: Independent, k: Tensor | None, weights: Tensor | None, steps: int
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Latents (B, T+1, dim), and what comes of them without the decoder: terms of the loss, and what is worth a log."""
-        path = self.flow(_gaussian(mean, scale), k, weights=weights, steps=steps)
+        path = self.flow(q0, k, weights=weights, steps=steps)
         terms = {}
         if self.initial > 0:
             terms["kl"] = self.initial * flow_kl(path, self.prior, bound="initial").mean()
@@ -251,8 +250,3 @@ class FlowVAE(nn.Module):
         if self.constraint > 0:
             terms["hamilton_jacobi"] = self.constraint * self.hj(path).mean()
         return path.z, terms, {} if path.folds is None else {"folds": path.folds.float().mean()}
-
-
-def _gaussian(mean: Tensor, scale: Tensor) -> Independent:
-    # Not validated: that would read values in every step. latentflow looks at the latents itself, where it may.
-    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)

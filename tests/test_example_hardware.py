@@ -41,7 +41,9 @@ def told(first: str) -> tuple[int, int]:
     return mapped, shrunk
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or later")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or later"
+)
 def test_the_memory_of_a_step_is_kept_for_the_next() -> None:
     assert told("pass")[0] == 5, "what it is there for"
     assert told("keep_freed_memory()") == (0, 0)
