@@ -1,29 +1,15 @@
-"""What the examples report: against exact solutions, drawn truths and known optima, and on files in the real formats."""
+"""What the examples report: against exact solutions, drawn truths and known optima."""
 
-import dataclasses
-import json
 import math
-import os
-import zipfile
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import compositions
 import evaluate
 import mnist as example
 import models
-import numpy as np
 import pytest
-import sweep
 import torch
-from data import dsprites as dsprites_file
-from data.dsprites import dsprites
-from data.factors import Factors
-from data.files import DataError
 from data.moving_digits import DIGITS, render
-from data.shapes import shapes
 from evaluate import exact, extrapolation
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,8 +20,6 @@ from torch.nn import functional as F
 from transport import residual, transport_cost
 
 from latentflow import FlowPosterior, HJConstraint
-
-SHORT = example.Settings(steps=2, batch=6, save_every=2, held_out=6, threads=1, accelerator="cpu")
 
 
 class Drift(nn.Module):
@@ -209,148 +193,3 @@ def test_a_potential_out_of_use_is_pulled_back_however_sure_the_choices_are() ->
         terms["balance"].backward()
         pulls.append(-logits.grad[:, 2].sum().item())
     assert min(pulls) > 0.9 * max(pulls) > 0
-
-
-class TestShapes:
-    def test_are_pictures_of_three_kinds(self) -> None:
-        images = shapes(30, 28)
-        assert images.shape == (30, 28, 28)
-        assert images.min() == 0
-        assert images.max() == 1
-        assert torch.equal(images, shapes(30, 28))
-        assert not torch.equal(images, shapes(30, 28, seed=1))
-        border = torch.cat((images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]), 1)
-        assert border.max() == 0, "a shape is cut off"
-        squares, ellipses, _ = (images[kind::3].sum((1, 2)) for kind in range(3))
-        # Half a side of 0.8 r, and half axes of r and 0.6 r, with r between a sixth and a third of the side.
-        for area, least, most in ((squares, 2.56 / 36, 2.56 / 9), (ellipses, 0.6 * np.pi / 36, 0.6 * np.pi / 9)):
-            assert (area >= 0.97 * least * 28**2).all()
-            assert (area <= 1.03 * most * 28**2).all()
-
-    @pytest.fixture
-    def few(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        five = Factors(("posX",), (5,))
-        monkeypatch.setattr(dsprites_file, "DSprites", partial(dsprites_file.DSprites, factors=five))
-        return tmp_path
-
-    def write(self, folder: Path, **arrays: np.ndarray) -> Path:
-        path = folder / dsprites_file.FILE
-        np.savez_compressed(path, latents_classes=np.stack((np.zeros(5, np.int64), np.arange(5)), 1), **arrays)
-        return path
-
-    def test_of_dsprites_are_read_without_running_what_is_in_the_file(self, few: Path) -> None:
-        class Code:
-            def __reduce__(self) -> tuple[object, tuple[str]]:
-                return os.mkdir, (str(few / "ran"),)
-
-        images = np.zeros((5, 64, 64), np.uint8)
-        images[:, 16:48, 16:48] = 1
-        self.write(few, imgs=images, metadata=np.array(Code(), dtype=object), latents_values=np.zeros((5, 6)))
-        found = dsprites(3, 16, folder=few)
-        assert found is not None
-        assert found.shape == (3, 16, 16)
-        assert found.sum().item() == 3 * 8 * 8
-        assert not (few / "ran").exists()
-
-    @pytest.mark.parametrize(("count", "side", "seed"), [(3, 16, 0), (7, 28, 5), (2, 64, 1)])
-    def test_of_dsprites_are_chosen_as_ever(self, few: Path, count: int, side: int, seed: int) -> None:
-        """Numbers that were published with them stay comparable."""
-        images = np.random.default_rng(1).integers(2, size=(5, 64, 64), dtype=np.uint8)
-        self.write(few, imgs=images)
-        chosen = torch.from_numpy(images[np.random.default_rng(seed).integers(5, size=count)]).float()
-        found = dsprites(count, side, seed, few)
-        assert found is not None
-        assert torch.equal(found, F.interpolate(chosen[:, None], (side, side), mode="area")[:, 0])
-
-    def test_without_the_file_there_are_none(self, tmp_path: Path) -> None:
-        assert dsprites(3, 16, folder=tmp_path) is None
-
-    @pytest.mark.parametrize(
-        "images",
-        [np.zeros((4, 64, 64), np.uint8), np.zeros((5, 64, 64)), np.full((5, 64, 64), 255, np.uint8)],
-        ids=["too few", "floats", "0 to 255"],
-    )
-    def test_of_another_file_are_refused(self, few: Path, images: np.ndarray) -> None:
-        self.write(few, imgs=images)
-        with pytest.raises(DataError, match="expected"):
-            dsprites(3, 16, folder=few)
-
-    def test_of_a_damaged_file_are_refused(self, few: Path) -> None:
-        path = self.write(few, imgs=np.random.default_rng(0).integers(2, size=(5, 64, 64), dtype=np.uint8))
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DataError, match="download it again"):
-            dsprites(3, 16, folder=few)
-        with zipfile.ZipFile(path, "w") as empty:
-            empty.writestr("else.txt", "")
-        with pytest.raises(DataError, match="download it again"):
-            dsprites(3, 16, folder=few)
-
-
-class TestSweep:
-    CHANGES: ClassVar = {"default": {}, "f = 0": {"force": "none"}}
-
-    @pytest.fixture
-    def base(self, tmp_path: Path) -> example.Settings:
-        return dataclasses.replace(SHORT, out=tmp_path)
-
-    def test_means_and_deviations_of_all_runs(self, base: example.Settings) -> None:
-        sweep.sweep(self.CHANGES, base, seeds=2)
-        summary = json.loads((base.out / "summary.json").read_text())
-        assert list(summary["rows"]) == ["default", "f = 0"]
-        errors = [
-            json.loads((base.out / "f-=-0" / str(seed) / "results.json").read_text())["transformations"]["rotation"][
-                "error"
-            ]
-            for seed in range(2)
-        ]
-        assert errors[0] != errors[1]
-        found = summary["rows"]["f = 0"]["rotation error"]
-        assert found == pytest.approx({"mean": np.mean(errors), "deviation": np.std(errors, ddof=1)})
-        assert (
-            summary["rows"]["default"]["residual force"]["mean"]
-            > summary["rows"]["f = 0"]["residual force"]["mean"]
-            == 0
-        )
-
-    def test_what_is_done_is_not_done_again_and_what_was_cut_goes_on(
-        self, base: example.Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        sweep.sweep(self.CHANGES, base, seeds=1)
-        done = base.out / "default" / "0"
-        (done / "results.json").unlink()  # as if stopped after its last checkpoint
-        seen = []
-        run = example.main
-        monkeypatch.setattr(example, "main", lambda settings: (seen.append(settings), run(settings)))
-        sweep.sweep(self.CHANGES, base, seeds=1)
-        assert [(settings.out, settings.resume) for settings in seen] == [(done, True)]
-        sweep.sweep({"default": {}}, dataclasses.replace(base, batch=3), seeds=1)  # other settings start anew
-        assert json.loads((done / "settings.json").read_text())["batch"] == 3
-        assert not seen[-1].resume
-
-    def test_options_are_those_of_the_example_and_its_presets(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = []
-        monkeypatch.setattr(sweep, "sweep", lambda *arguments: seen.append(arguments))
-        sweep.main(["seeds", "--preset", "cpu", "--steps", "7", "--seeds", "5"])
-        assert seen == [(sweep.SEEDS, dataclasses.replace(example.PRESETS["cpu"], steps=7), 5, None)]
-
-    def test_several_processes_are_refused(self, base: example.Settings) -> None:
-        with pytest.raises(ValueError, match="--devices, --nodes: got 2 and 1, expected 1"):
-            sweep.sweep({}, dataclasses.replace(base, devices=2), seeds=1)
-
-    def test_every_reading_is_a_setting_and_differs_from_the_default(self) -> None:
-        default = example.Settings()
-        for name, change in {**sweep.READINGS, **sweep.SEEDS}.items():
-            if change:
-                assert example.Settings(**{**vars(default), **change}) != default, name
-
-
-def test_presets_are_named_after_themselves_and_may_be_changed() -> None:
-    for name, settings in example.PRESETS.items():
-        assert settings.preset == name
-        assert example.settings_of(["--preset", name, "--seed", "7"]) == example.Settings(
-            **{**vars(settings), "seed": 7}
-        )
-    assert example.settings_of([]) == example.Settings()
-    with pytest.raises(SystemExit):
-        example.settings_of(["--preset", "none"])

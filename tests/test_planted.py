@@ -1,4 +1,4 @@
-"""The errors of mutation/planted.py can still be planted; that each is caught, the script itself finds out."""
+"""The errors that mutation/planted.py plants can still be planted; that each is caught, the script itself finds out."""
 
 import importlib.util
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SPEC = importlib.util.spec_from_file_location("planted", ROOT / "mutation" / "planted.py")
-planted = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(planted)
+SPEC = importlib.util.spec_from_file_location("errors", ROOT / "mutation" / "errors.py")
+errors = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(errors)
 
 
-@pytest.mark.parametrize("error", planted.ERRORS, ids=lambda error: error.name)
+@pytest.mark.parametrize("error", errors.ERRORS, ids=lambda error: error.name)
 def test_an_error_can_be_planted_and_has_tests(error):
     text = (ROOT / error.file).read_text()
     compile(error.planted_in(text), error.file, "exec")
@@ -21,9 +21,9 @@ def test_an_error_can_be_planted_and_has_tests(error):
 
 
 def test_there_are_enough_and_each_is_another():
-    assert len({error.name for error in planted.ERRORS}) == len(planted.ERRORS) >= 25
+    assert len({error.name for error in errors.ERRORS}) == len(errors.ERRORS) >= 25
 
 
 def test_an_error_whose_place_is_gone_is_told():
     with pytest.raises(ValueError, match=r"got 0 times .* expected once"):
-        planted.ERRORS[0].planted_in("")
+        errors.ERRORS[0].planted_in("")

@@ -1,0 +1,327 @@
+"""The list of `planted.py`: mistakes that somebody could make, and the tests that have to notice.
+
+An error is a text that occurs exactly once in a file, what it is replaced by, and the test files that have to notice. If a
+refactoring takes the text away, the script and tests/test_planted.py say so; an error never quietly stops being planted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Error(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # the quickest first
+
+    def planted_in(self, text: str) -> str:
+        """The file's text with the error in it."""
+        if text.count(self.old) != 1:
+            raise ValueError(
+                f"{self.name}: got {text.count(self.old)} times {self.old!r} in {self.file}, expected once; write it anew"
+            )
+        return text.replace(self.old, self.new)
+
+
+def _in(file: str, *tests: str):
+    """The errors of a file that the same tests have to notice."""
+    return lambda name, old, new: Error(name, file, old, new, tests)
+
+
+_closed_form = _in("latentflow/closed_form.py", "derivatives", "logdet")
+_derivatives = _in("latentflow/derivatives.py", "derivatives", "acting", "posterior")
+_potential = _in("latentflow/potential.py", "potential", "derivatives")
+_solvers = _in("latentflow/solvers.py", "posterior", "solvers")
+_inverse = _in("latentflow/solvers.py", "inverse")
+_posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
+_rollout = _in("latentflow/rollout.py", "rollout", "constraint")
+_hessian_product = _in("latentflow/hessian_product.py", "logdet", "rollout")
+_trajectory = _in("latentflow/trajectory.py", "rollout")
+_constraint = _in("latentflow/constraint.py", "constraint")
+_prior = _in("latentflow/prior.py", "prior", "state")
+_selector = _in("latentflow/selector.py", "selector", "state")
+_metrics = _in("latentflow/metrics.py", "metrics", "objective")
+_logdet = _in("latentflow/logdet.py", "logdet")
+_curvature = _in("latentflow/curvature.py", "logdet", "rollout")
+_objective = _in("latentflow/objective.py", "objective", "density")
+_initial = _in("latentflow/initial.py", "posterior")
+_acting = _in("latentflow/acting.py", "acting", "inverse", "solvers")
+
+ERRORS = (
+    _closed_form(
+        "the Laplacian is made of the row sums of the Hessian",
+        "trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)",
+        "trace = (outer * self._layers(weight).sum(-1).square()).sum(-1)",
+    ),
+    _derivatives(
+        "the Laplacian of a user's potential is made of the row sums of the Hessian",
+        ".diagonal(dim1=-2, dim2=-1).sum(-1)",
+        ".sum((-2, -1))",
+    ),
+    _closed_form(
+        "the time derivative is summed over the batch",
+        "return derivative if slope is None else slope.squeeze(-1) * derivative",
+        "return derivative.sum(1, keepdim=True).expand(-1, rows)",
+    ),
+    _derivatives(
+        "the time derivative of a user's potential is summed over the batch",
+        "time_derivatives = torch.stack([rate for _, rate in pulled], 1)",
+        "time_derivatives = torch.stack([rate.sum().expand_as(rate) for _, rate in pulled], 1)",
+    ),
+    _closed_form(
+        "a Hessian block is transposed",
+        "scaled = self.networks.hidden_weight[:, None] *",
+        "scaled = self.networks.hidden_weight.mT[:, None] *",
+    ),
+    _hessian_product(
+        "a block of the Hessian product is transposed",
+        "bent = torch.bmm(inner, hidden_weight.mT)",
+        "bent = torch.bmm(inner, hidden_weight)",
+    ),
+    _hessian_product(
+        "the adjoint of the Hessian product takes the wrong slope of the second layer",
+        "by_gate.lerp(through_tanh(by_gate, second), 3)",
+        "by_gate.lerp(through_tanh(by_gate, second), 2)",
+    ),
+    _closed_form(
+        "the bend of the output tanh has the wrong sign",
+        "return slope, -2 * value * slope",
+        "return slope, 2 * value * slope",
+    ),
+    _closed_form(
+        "a Hessian of substeps is not divided by their number",
+        "scale = self.first.new_full((), 1 / substeps) if scale is None else scale / substeps",
+        "scale = scale",
+    ),
+    _derivatives(
+        "labels take the weights of another column",
+        "return u.gather(1, active.reshape(-1, 1)).squeeze(1)",
+        "return u.gather(1, (active.reshape(-1, 1) + 1) % u.shape[1]).squeeze(1)",
+    ),
+    _potential(
+        "the time embedding's derivative lacks the frequencies",
+        "torch.cat((cos, -sin), -1) * torch.cat((frequencies, frequencies))",
+        "torch.cat((cos, -sin), -1)",
+    ),
+    _potential(
+        "the derivative of GELU lacks its second half",
+        "gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))",
+        "gelu_slope = below",
+    ),
+    _potential("the force pushes upwards", "return -root.square()", "return root.square()"),
+    _potential(
+        "parameters are drawn from a narrower range",
+        "-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)",
+        "-1 / fan_in, 1 / fan_in",
+    ),
+    _solvers("off by one in t", 'offset = 1 if label == "end" else 0', 'offset = 0 if label == "end" else 1'),
+    _solvers(
+        "a substep is as long as a step",
+        "z = z + field(z, t, substep // substeps) / substeps",
+        "z = z + field(z, t, 0)",
+    ),
+    _solvers(
+        "the Laplacian is integrated along a path that stands still",
+        "else (motion, rate(state[0], t, step))",
+        "else (motion, rate(z, t, step))",
+    ),
+    _inverse(
+        "preimages are not verified",
+        "~(residual.norm(dim=1) <= tolerance)",
+        "torch.zeros_like(info, dtype=torch.bool)",
+    ),
+    _inverse("a preimage is any stationary point, folded or not", "unfinished = folded | wrong", "unfinished = wrong"),
+    _posterior(
+        "sign of the log-determinant along the path",
+        "torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)",
+        "torch.cat((start[:, None], start[:, None] + log_det.cumsum(1)), 1)",
+    ),
+    _posterior("sign of the log-determinant in log_prob", "z0) - log_det.sum(1)", "z0) + log_det.sum(1)"),
+    _posterior(
+        "each density takes the log-determinant of its own step only",
+        "start[:, None] - log_det.cumsum(1)",
+        "start[:, None] - log_det",
+    ),
+    _posterior(
+        "the sum of the log-determinants of substeps is their mean",
+        "value.view(per_step).sum(2)",
+        "value.view(per_step).mean(2)",
+    ),
+    _posterior("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
+    _logdet("folds are not seen", "folds = info != 0", "folds = info > info"),
+    _logdet(
+        "missing factor ½ in the second-order expansion", "torch.sub(probe, product, alpha=0.5)", "(probe - product)"
+    ),
+    _logdet("eq. 10 takes the absolute value first", "(1 + trace).abs().log()", "trace.abs().log1p()"),
+    _logdet(
+        "probes are Gaussian, not Rademacher",
+        "found = torch.copysign(like.new_ones(()), shifted)",
+        "found = torch.randn(shifted.shape, dtype=like.dtype)",
+    ),
+    _logdet(
+        "folded samples get the log-determinant of a neighbour",
+        "value.masked_scatter(folds, _through_qr(matrix[folds]))",
+        "value.masked_scatter(folds, _through_qr(matrix[folds]).flip(0))",
+    ),
+    _curvature(
+        "missing factor 2 in the gradient of the log-determinant",
+        "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
+        "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
+    ),
+    _rollout(
+        "rows of other samples come back",
+        "place[order] = label[order] * largest + within",
+        "place[:] = label[order] * largest + within",
+    ),
+    _rollout(
+        "the initial term is a mean over dimensions",
+        "return self.layout.each(gradients.square().sum(-1), 1)[:, 0]",
+        "return self.layout.each(gradients.square().mean(-1), 1)[:, 0]",
+    ),
+    _rollout(
+        "a path is taken for that of parameters that have changed since",
+        "and self.versions == _versions(self.potential)",
+        "",
+    ),
+    _trajectory(
+        "the adjoint forgets what later steps say",
+        "y = torch.addcmul(torch.addcmul(y, torch.baddbmm(",
+        "y = torch.addcmul(torch.addcmul(torch.zeros_like(y), torch.baddbmm(",
+    ),
+    _trajectory(
+        "half of the gradient of A Aᵀ is missing",
+        "return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)",
+        "return torch.bmm(p.mT, by_motion)",
+    ),
+    _constraint(
+        "mean for sum in the gradient's square",
+        "self._with_force(rate + 0.5 * gradients.square().sum(-1), z",
+        "self._with_force(rate + 0.5 * gradients.square().mean(-1), z",
+    ),
+    _rollout(
+        "missing factor ½ in the Hamilton-Jacobi equation",
+        "torch.add(self.local.time_derivative(self.rate), kinetic, alpha=0.5)",
+        "torch.add(self.local.time_derivative(self.rate), kinetic)",
+    ),
+    _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
+    _constraint(
+        "sum for mean over the steps", "(weights * penalty).sum((1, 2)) / steps", "(weights * penalty).sum((1, 2))"
+    ),
+    _constraint(
+        "the residual of the mixture, not the mixture of the residuals",
+        "(weights * penalty).sum((1, 2)) / steps",
+        "(weights * penalty.sqrt()).sum(2).square().sum(1) / steps",
+    ),
+    _constraint(
+        "the initial term keeps the last potential only",
+        "torch.add(total, initial.sum(-1), alpha",
+        "torch.add(total, initial[..., -1], alpha",
+    ),
+    _constraint(
+        "sign of the force",
+        "        return left - force, force\n\n    def _initial",
+        "        return left + force, force\n\n    def _initial",
+    ),
+    _constraint(
+        "sign of the price on the force",
+        "torch.sub(penalty, force, alpha",
+        "torch.add(penalty, force, alpha",
+    ),
+    _constraint("times are drawn from the step after", "t = path.times[1:] - cell", "t = path.times[1:] + cell"),
+    _prior(
+        "D is not registered",
+        "self.raw = nn.Parameter(start.expand(num).clone())",
+        "self.raw = start.expand(num).clone()",
+    ),
+    _prior(
+        "D at 0 receives no gradient",
+        "torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))",
+        "torch.where(raw > 0, grad, torch.zeros_like(grad))",
+    ),
+    _prior("D may become negative", "return raw.clamp_min(0)", "return raw.clone()"),
+    _prior("missing factor 2 in the heat equation's variance", "1 + 2 * torch", "1 + torch"),
+    _prior(
+        "the logarithm of the variance counts once, not in each dimension",
+        "path.z.shape[-1] * (math.log(2 * math.pi) + variance.log())",
+        "path.z.shape[-1] * math.log(2 * math.pi) + variance.log()",
+    ),
+    _prior(
+        "the variance is taken for the standard deviation",
+        "-0.5 * (square / variance + ",
+        "-0.5 * (square / variance**2 + ",
+    ),
+    _selector("Gumbel noise at evaluation", "if not self.training:", "if False:"),
+    _selector("sign of the Gumbel noise", "scores = logits + gumbel", "scores = logits - gumbel"),
+    _selector(
+        "the temperature is not saved",
+        'self.register_buffer("temperature", torch.tensor(self.start))',
+        'self.register_buffer("temperature", torch.tensor(self.start), persistent=False)',
+    ),
+    _selector("the temperature has no minimum", "max(self.minimum, self.start *", "max(0.0, self.start *"),
+    _selector("the straight-through gradient is missing", "_one_hot(soft) + (soft - soft.detach())", "_one_hot(soft)"),
+    _selector("sign of the KL of the choice", "(log_probability + math.log", "(-log_probability - math.log"),
+    _selector("the KL of the choice is an entropy", "(log_probability + math.log(logits.shape[1]))", "log_probability"),
+    _objective(
+        "sign of the KL along the flow", "path.log_q - prior.log_prob(path)", "prior.log_prob(path) - path.log_q"
+    ),
+    _objective(
+        "the KL along the flow leaves out the start",
+        "(path.log_q - prior.log_prob(path)).sum(1)",
+        "(path.log_q - prior.log_prob(path))[:, 1:].sum(1)",
+    ),
+    _objective(
+        "the KL of q0 is reversed",
+        "normal.loc.square() + normal.scale.square() - 1, normal.scale.log(), alpha=-2",
+        "(1 + normal.loc.square()) / normal.scale.square() - 1, normal.scale.log(), alpha=2",
+    ),
+    _metrics("T-1 steps in the error", "(target - decoded)[:, 1:]", "(target - decoded)[:, 1:-1]"),
+    _metrics("mean for sum over the pixels", ".abs().flatten(1).sum(1)", ".abs().flatten(2).mean(2).sum(1)"),
+    _metrics("sign of the KL in the bound", "log_likelihood.sum(1) - flow_kl", "log_likelihood.sum(1) + flow_kl"),
+    _metrics(
+        "the mean of the samples' bounds, not their logarithmic sum", ".logsumexp(0) - math.log(samples)", ".mean(0)"
+    ),
+    _metrics("the bound over samples lacks log S", ".logsumexp(0) - math.log(samples)", ".logsumexp(0)"),
+    _metrics(
+        "missing factor ½ in the likelihood", "- 0.5 * (target - decoded).square()", "- (target - decoded).square()"
+    ),
+    _initial("the variance of q0 for its standard deviation", "(mean, std, noise)", "(mean, std.square(), noise)"),
+    _initial("the density of the noise for that of z_0", "std.log(), alpha=2", "std.log(), alpha=0"),
+    _initial("the generator of q0 is not used", "normal_(generator=generator)", "normal_()"),
+    _initial(
+        "q0 is drawn with torch's generator, which stays changed",
+        "with torch.random.fork_rng(devices=range(torch.cuda.device_count())):",
+        "if True:",
+    ),
+    _acting("switching is ignored", "return self.weights[:, step]", "return self.weights[:, 0]"),
+    _acting("labels that switch are taken from the first step", "self.label[:, step]", "self.label[:, 0]"),
+    Error(
+        "factors carry into other factors",
+        "examples/data/factors.py",
+        "torch.where(runs[:, None], torch.arange(states)[:, None], values[:, None])",
+        "values[:, None] + torch.where(runs[:, None], torch.arange(states)[:, None], 0)",
+        ("example_factors",),
+    ),
+    Error(
+        "learned indices are matched to the true ones that they are least often",
+        "examples/evaluate.py",
+        "linear_sum_assignment(-confusion.numpy())",
+        "linear_sum_assignment(confusion.numpy())",
+        ("example_evaluation",),
+    ),
+    Error(
+        "the latent never moves in the evaluation",
+        "examples/evaluate.py",
+        "z, _ = model.flow.transport(q0.mean, steps=steps, **what)",
+        "z = q0.mean[:, None].expand(-1, steps + 1, -1)",
+        ("example_evaluation",),
+    ),
+    Error(
+        "extrapolation counts the steps that were trained",
+        "examples/evaluate.py",
+        "torch.cat((z[:, :1], z[:, steps + 1 :]), 1), torch.cat((x[:, :1], x[:, steps + 1 :]), 1)",
+        "z, x",
+        ("example_evaluation",),
+    ),
+)
