@@ -12,8 +12,8 @@ Of the data of the examples, when asked for with --only:
 * rendering: frames per second of the synthetic scenes, and their share of a training step;
 * loading: images per second of the readers of files.
 
-Contestants take turns and medians are compared: only ratios of one run mean anything, as absolute times depend on the machine
-and on what else it does.
+Contestants take turns, in a new order each round, and medians are compared: only ratios of one run mean anything, as absolute
+times depend on the machine and on what else it does.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -9,14 +10,19 @@ from typing import Any
 
 
 def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Milliseconds, the functions taking turns, so that a busy moment of the machine meets all of them."""
+    """Milliseconds, the functions taking turns, so that a busy moment of the machine meets all of them.
+
+    Each round has an order of its own: what a function finds in the caches depends on who came before it.
+    """
+    order, chance = list(functions), random.Random(0)
     for function in functions.values():
         function()
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
-        for name, function in functions.items():
+        chance.shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            function()
+            functions[name]()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}

@@ -1,10 +1,12 @@
 import json
+import time
 
 import pytest
 import torch
 
 from benchmarks import __main__, loss, scaling
 from benchmarks.memory import peak_bytes
+from benchmarks.timing import medians
 
 KIB = 1024
 
@@ -12,6 +14,26 @@ KIB = 1024
 @pytest.fixture
 def x():
     return torch.randn(KIB // 4, requires_grad=True)  # 1 KiB
+
+
+def test_contestants_take_turns_in_an_order_that_changes(monkeypatch):
+    """On a clock that every call moves on by as many seconds as its name says, but for one that takes long."""
+    called, clock = [], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def contestant(seconds):
+        def call():
+            called.append(seconds)
+            clock[0] += 100 if len(called) == 20 else seconds
+
+        return call
+
+    found = medians({str(seconds): contestant(seconds) for seconds in (1, 2, 3)}, 15)
+    assert found == {"1": 1000, "2": 2000, "3": 3000}
+    rounds = [tuple(called[i : i + 3]) for i in range(6, len(called), 3)]
+    assert len(rounds) == 15
+    assert all(set(order) == {1, 2, 3} for order in rounds)
+    assert len({order[0] for order in rounds}) == 3
 
 
 def test_what_is_freed_is_counted_no_longer():
