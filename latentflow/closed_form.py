@@ -44,10 +44,22 @@ class Local:
     second: Tensor  # h_2, (G, N, h)
     back: Tensor  # q, (G, N, h)
     coefficient: Tensor  # p, (G, N, h)
+    slope: Tensor | None  # u' of the output tanh, (G, N, 1): grad u = u' grad v; None without it
+    bend: Tensor | None  # u'' likewise: H_u = u' H_v + u'' (grad v)(grad v)^T
+
+    @classmethod
+    def of(cls, networks: Networks, first: Tensor, second: Tensor, back: Tensor, coefficient: Tensor) -> Local:
+        """With what the output tanh adds to the activations."""
+        slope, bend = None, None
+        if networks.output_bias is not None:
+            value = value_of(networks, second)[..., None]
+            slope = slope_of(value)
+            bend = -2 * value * slope
+        return cls(networks, first, second, back, coefficient, slope, bend)
 
     def rows(self, rows: slice) -> Local:
         """What they say of some of the rows."""
-        return Local(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
+        return Local.of(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
 
     def hessian_bytes(self, together: bool) -> int:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
@@ -55,14 +67,9 @@ class Local:
         size = min(num * hidden if together else hidden, dim)
         return self.first.element_size() * num * (3 * hidden * hidden + 5 * hidden * size + 8 * size * size)
 
-    def value(self) -> Tensor:
-        """u, (G, N)."""
-        return value_of(self.networks, self.second)
-
     def gradient_coefficient(self) -> Tensor:
         """The p with grad u = A^T p, (G, N, h)."""
-        slope, _ = self._bend()
-        return self.coefficient if slope is None else slope * self.coefficient
+        return self.coefficient if self.slope is None else self.slope * self.coefficient
 
     def gradients(self) -> Tensor:
         """Grad u of every network, (G, N, d)."""
@@ -70,18 +77,17 @@ class Local:
 
     def time_derivative(self, rate: Tensor) -> Tensor:
         """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
-        slope, _ = self._bend()
         num, rows, hidden = self.back.shape
         times = rate.shape[1]
         blocks = self.back.view(num * times, rows // max(1, times), hidden)
         derivative = torch.bmm(blocks, rate.reshape(num * times, hidden, 1)).view(num, rows)
-        return derivative if slope is None else slope.squeeze(-1) * derivative
+        return derivative if self.slope is None else self.slope.squeeze(-1) * derivative
 
     def curvature(self, weights: Tensor | None, *, reduced: bool, substeps: int = 1) -> Curvature:
         """H / n of each network by itself, R = G, or with weights (G, N, 1) the mixture's, R = 1."""
         basis = self._basis(reduced, weights is not None)
         inner, outer = self._curvatures()
-        slope, bend = self._bend()
+        slope, bend = self.slope, self.bend
         scale = weights if slope is None else slope if weights is None else slope * weights
         if substeps > 1:
             scale = self.first.new_full((), 1 / substeps) if scale is None else scale / substeps
@@ -102,7 +108,7 @@ class Local:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         local = self.first, self.second, self.coefficient
         coefficient = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted)
-        slope, bend = self._bend()
+        slope, bend = self.slope, self.bend
         if slope is None or bend is None:
             return coefficient
         return slope * coefficient + bend * (self.coefficient * along).sum(-1, keepdim=True) * self.coefficient
@@ -113,7 +119,7 @@ class Local:
         inner, outer = self._curvatures()
         trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)
         trace = trace + torch.matmul(inner, weight.square().sum(-1)[..., None]).squeeze(-1)
-        slope, bend = self._bend()
+        slope, bend = self.slope, self.bend
         if slope is None or bend is None:
             return trace
         return slope.squeeze(-1) * trace + bend.squeeze(-1) * (self.coefficient @ weight).square().sum(-1)
@@ -141,14 +147,6 @@ class Local:
         orthonormal: Tensor = torch.linalg.qr(rows.detach().mT).Q
         return weight @ orthonormal
 
-    def _bend(self) -> tuple[Tensor | None, Tensor | None]:
-        """U' and u'' of the output tanh, (G, N, 1): grad u = u' grad v, H_u = u' H_v + u'' (grad v)(grad v)^T."""
-        if self.networks.output_bias is None:
-            return None, None
-        value = self.value()[..., None]
-        slope = slope_of(value)
-        return slope, -2 * value * slope
-
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
@@ -157,7 +155,7 @@ def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
 
 def at_time(networks: Networks, first: Tensor, shift: Tensor) -> Local:
     """What the networks say of rows whose h_1 is known, (G, N, h), at the times of c(t), as in `activate`."""
-    return Local(networks, first, *above(first, shift, networks.hidden_weight, networks.weighted))
+    return Local.of(networks, first, *above(first, shift, networks.hidden_weight, networks.weighted))
 
 
 def above(first: Tensor, shift: Tensor, hidden_weight: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -170,7 +170,7 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
     assert rate is not None
     rows = layout.spread(z0)
-    local = Local(networks, *follow(networks, rows, shift[:, 1:], layout.weights, substeps))
+    local = Local.of(networks, *follow(networks, rows, shift[:, 1:], layout.weights, substeps))
     motion = layout.motion(local, len(times))
     path = torch.cat((rows[:, None], divided(motion, substeps)), 1).cumsum(1)  # (1 or K, S+1, M, d)
     z = path[0].transpose(0, 1)

@@ -62,7 +62,7 @@ ERRORS = (
     ),
     _closed_form(
         "the time derivative is summed over the batch",
-        "return derivative if slope is None else slope.squeeze(-1) * derivative",
+        "return derivative if self.slope is None else self.slope.squeeze(-1) * derivative",
         "return derivative.sum(1, keepdim=True).expand(-1, rows)",
     ),
     _derivatives(
@@ -87,8 +87,8 @@ ERRORS = (
     ),
     _closed_form(
         "the bend of the output tanh has the wrong sign",
-        "return slope, -2 * value * slope",
-        "return slope, 2 * value * slope",
+        "bend = -2 * value * slope",
+        "bend = 2 * value * slope",
     ),
     _closed_form(
         "a Hessian of substeps is not divided by their number",
