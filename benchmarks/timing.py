@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def medians(functions: dict[str, Callable[[], Any]], repeats: int, calls: int = 1) -> dict[str, float]:
     """Milliseconds, the functions taking turns, so that a busy moment of the machine meets all of them.
 
-    Each round has an order of its own: what a function finds in the caches depends on who came before it.
+    What a function finds in the caches depends on who came before it, so each round has an order of its own. With several
+    calls in each turn, of which the last one counts, a function comes after itself.
     """
     order, chance = list(functions), random.Random(0)
     for function in functions.values():
@@ -22,6 +23,8 @@ def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
     for _ in range(repeats):
         chance.shuffle(order)
         for name in order:
+            for _ in range(calls - 1):
+                functions[name]()
             start = time.perf_counter()
             functions[name]()
             times[name].append(1000 * (time.perf_counter() - start))

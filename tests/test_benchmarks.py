@@ -36,6 +36,23 @@ def test_contestants_take_turns_in_an_order_that_changes(monkeypatch):
     assert len({order[0] for order in rounds}) == 3
 
 
+def test_of_the_calls_in_a_turn_the_last_one_counts(monkeypatch):
+    """On a clock of seconds: one after itself, two after another."""
+    called, clock = [None], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def contestant(name):
+        def call():
+            clock[0] += 1 if called[-1] == name else 2
+            called.append(name)
+
+        return call
+
+    found = medians({name: contestant(name) for name in "ab"}, 5, calls=2)
+    assert found == {"a": 1000, "b": 1000}
+    assert len(called) == 1 + 4 + 2 * 2 * 5
+
+
 def test_what_is_freed_is_counted_no_longer():
     def three_in_turn():
         for _ in range(3):
