@@ -3,7 +3,7 @@
 Mutmut's own runner keeps all mutants of a function in one file and chooses among them while the program runs. Compiled graphs,
 autograd functions and docstring examples do not take that well, so only its operators are used here, on whole files.
 
-`latentflow.testing` is not among the files: tests/test_testing_planted.py has a wrong arithmetic for each of its assertions.
+`latentflow.testing` is not among the files: tests/test_testing_planted*.py have a wrong arithmetic for each of its assertions.
 
 Left out, because what they change is text for people, for a type checker, or is done before any test:
 

@@ -1,5 +1,6 @@
 """What the tests share: problems of their own, and those of `latentflow.testing` under the names that the tests use."""
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -28,6 +29,25 @@ class Wave(nn.Module):
 
     def forward(self, z, t):
         return self.out(self.net(torch.cat((z, t.unsqueeze(-1)), -1)))
+
+
+class Halved(torch.autograd.Function):
+    """The identity with half its derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 0.5 * grad
+
+
+class WrongBackward(Wave):
+    """Its autograd does not differentiate its forward."""
+
+    def forward(self, z, t):
+        return super().forward(Halved.apply(z), t)
 
 
 class Opaque(nn.Module):
@@ -78,3 +98,8 @@ seeds = st.integers(0, 2**20)
 
 def one_hot(labels, num, dtype=torch.float64):
     return nn.functional.one_hot(labels, num).to(dtype)
+
+
+def finds(said):
+    """A block in which an assertion of the kit must fail, saying this."""
+    return pytest.raises(AssertionError, match=said)
