@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS + DATA, default=BENCHMARKS, help="leave out the others")
-    parser.add_argument("--repeats", type=int, default=25, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=75, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON; by default in benchmarks/results, unless something is left out")
     options = parser.parse_args(arguments)
