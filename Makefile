@@ -21,11 +21,10 @@ lint: $(VENV)/test
 	$(RUN) -m mypy --strict latentflow pytest_latentflow.py
 
 docs: $(VENV)/docs
-	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(RUN) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 
 benchmark: $(VENV)/examples
 	$(RUN) benchmarks
-	touch docs/speed.md  # made of these results
 
 mutation: $(VENV)/mutation
 	$(RUN) mutation/planted.py
