@@ -141,8 +141,8 @@ class Potential(nn.Module):
         trace = self._local(z, t, k)[0].laplacian()
         return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])
 
-    def networks(self, k: int | None = None) -> closed_form.Networks:
-        """The parameters of all networks, or of the k-th alone."""
+    def networks(self, k: int | Tensor | None = None) -> closed_form.Networks:
+        """The parameters of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
         hidden_weight, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)[:, None]
         return closed_form.Networks(
             _chosen(self.input_weight, k),
@@ -154,7 +154,7 @@ class Potential(nn.Module):
         )
 
     def time_branch(
-        self, t: Tensor, lead: tuple[int, ...], k: int | None = None, *, derivative: bool = False
+        self, t: Tensor, lead: tuple[int, ...], k: int | Tensor | None = None, *, derivative: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """What t adds to the hidden layer, c(t) = B tau(t) + b, and tau'(t) if asked for, as (G, N, hidden).
 
@@ -285,6 +285,8 @@ def _sinusoid(t: Tensor, width: int, derivative: bool) -> tuple[Tensor, Tensor |
     return torch.cat((sin, cos), -1), turned
 
 
-def _chosen(parameter: Tensor, k: int | None) -> Tensor:
-    """The k-th network's slice with its first axis kept, or all of them."""
+def _chosen(parameter: Tensor, k: int | Tensor | None) -> Tensor:
+    """The k-th network's slice with its first axis kept, those of the networks listed, or all of them."""
+    if isinstance(k, Tensor):
+        return parameter.index_select(0, k)
     return parameter if k is None else parameter[k : k + 1]

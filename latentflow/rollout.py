@@ -12,85 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import logdet
-from latentflow.acting import Acting
 from latentflow.closed_form import Local, along_inputs, at_time, evaluate, to_latents
+from latentflow.layout import Layout
 from latentflow.potential import Potential
 from latentflow.trajectory import divided, follow
-from latentflow.validate import holds
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Which rows the networks see. There are three kinds, all of which look alike from outside.
-
-    * one network, which sees all B samples;
-    * labels: every network sees the samples of its own label only, padded to the largest group;
-    * a mixture: every network sees all samples, and their answers are weighted.
-    """
-
-    k: int | None  # the one network
-    rows: Tensor | None  # labels: (K, M), the sample in each row; padded rows repeat a sample
-    place: Tensor | None  # labels: (B,), where each sample lies among the K M rows
-    weights: Tensor | None  # mixture: (K, S, B, 1)
-
-    @property
-    def weights_of_rows(self) -> Tensor | None:
-        """A mixture's weights, (K, S B, 1), step after step."""
-        return None if self.weights is None else self.weights.flatten(1, 2)
-
-    def spread(self, z: Tensor) -> Tensor:
-        """Of samples, (B, S, ...) or (B, d), as rows (1 or K, S M, ...), step after step."""
-        z = z[:, None] if z.ndim == 2 else z
-        if self.rows is None:
-            return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
-        chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
-        return chosen.transpose(1, 2).flatten(1, 2)
-
-    def motion(self, local: Local, steps: int) -> Tensor:
-        """The gradient that moves each row in each step, (1 or K, S, M, d)."""
-        motion = to_latents(local.networks, local.gradient_coefficient(), self.weights_of_rows)
-        return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
-
-    def each(self, x: Tensor, steps: int) -> Tensor:
-        """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
-        x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
-        if self.place is None:
-            return x.permute(2, 1, 0, *range(3, x.ndim))
-        return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
-
-    def total(self, x: Tensor, steps: int) -> Tensor:
-        """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
-        each = self.each(x, steps)
-        if self.weights is None:
-            return each[:, :, 0]
-        weights = self.weights.permute(2, 1, 0, 3)
-        return (each * weights.view(*each.shape[:3], *(1,) * (each.ndim - 3))).sum(2)
-
-
-def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
-    """The cheapest layout for what acts in T steps of this many substeps."""
-    if isinstance(what.label, int):
-        return Layout(what.label, None, None, None)
-    label = what.label[:, 0] if isinstance(what.label, Tensor) and what.constant else None
-    # Groups need their sizes on the host: read where that costs no synchronisation, else weigh one-hot.
-    if label is not None and label.device.type == "cpu" and holds(label >= 0) is not None:
-        counts = label.bincount(minlength=what.weights.shape[-1])
-        if label.numel() > 0:
-            return _grouped(label, counts)
-    weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
-    return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
-
-
-def _grouped(label: Tensor, counts: Tensor) -> Layout:
-    order = label.argsort(stable=True)
-    start = counts.cumsum(0) - counts
-    within = torch.arange(len(label)) - start[label[order]]
-    largest = int(counts.max())
-    rows = order[0].expand(len(counts), largest).clone()
-    rows[label[order], within] = order
-    place = torch.empty_like(order)
-    place[order] = label[order] * largest + within
-    return Layout(None, rows, place, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +25,11 @@ class Rollout:
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
-    rows: Tensor  # the latents that each step starts from, (1 or K, S M, d), step after step
+    rows: Tensor  # the latents that each step starts from, (1 or G, S M, d), step after step
     local: Local  # (G, S M, hidden), step after step
     rate: Tensor  # tau'(t), (G, S, hidden)
     shift_0: Tensor  # c(0), (G, 1, hidden)
-    gradients: Tensor | None  # grad u of the own network, (1 or K, S M, d); None of a mixture
+    gradients: Tensor | None  # grad u of the own network, (1 or G, S M, d); None of a mixture
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
@@ -154,7 +79,7 @@ class Rollout:
         return self._of_what_acts(logdet.hutchinson(divided(product, substeps), probe))
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
-        """X (1 or K, S M, ...) as (B, S, ...)."""
+        """X (1 or G, S M, ...) as (B, S, ...)."""
         return self.layout.each(x, self.steps)[:, :, 0]
 
     def laplacian(self) -> Tensor:
@@ -172,7 +97,7 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     rows = layout.spread(z0)
     local = Local.of(networks, *follow(networks, rows, shift[:, 1:], layout.weights, substeps))
     motion = layout.motion(local, len(times))
-    path = torch.cat((rows[:, None], divided(motion, substeps)), 1).cumsum(1)  # (1 or K, S+1, M, d)
+    path = torch.cat((rows[:, None], divided(motion, substeps)), 1).cumsum(1)  # (1 or G, S+1, M, d)
     z = path[0].transpose(0, 1)
     if layout.place is not None:
         z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)

@@ -37,6 +37,7 @@ _solvers = _in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = _in("latentflow/solvers.py", "inverse")
 _posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
 _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
+_layout = _in("latentflow/layout.py", "rollout")
 _hessian_product = _in("latentflow/hessian_product.py", "logdet", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
@@ -170,10 +171,11 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _rollout(
-        "rows of other samples come back",
-        "place[order] = label[order] * largest + within",
-        "place[:] = label[order] * largest + within",
+    _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
+    _layout(
+        "the second group of a label is moved by the next network",
+        "torch.arange(len(counts)).repeat_interleave(of_each[1])",
+        "torch.arange(sum(groups)) % len(counts)",
     ),
     _rollout(
         "the initial term is a mean over dimensions",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from benchmarks.memory import peak_bytes
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout
+from latentflow.acting import acting
 from latentflow.closed_form import Networks
 from latentflow.hessian_product import coefficient_of_product
 from latentflow.rollout import Rollout
@@ -28,6 +29,9 @@ def what_acts(kind, batch, steps, num, seed):
     return {"k": int(k) if kind == "int" else k}
 
 
+groups_cost = st.sampled_from([0, 1, layout.GROUP])  # the less a group costs, the more of them there are
+
+
 def plain(path):
     """The same path without what the flow has evaluated on the way."""
     return dataclasses.replace(path, rollout=None)
@@ -40,16 +44,19 @@ def plain(path):
     log_det=st.sampled_from(["exact", "hutchinson", "laplacian", None]),
     substeps=st.sampled_from([1, 3]),
     batch=st.integers(1, 6),
+    group=groups_cost,
     seed=seeds,
 )
-def test_every_number_and_gradient_is_that_of_the_plain_route(potential, kind, log_det, substeps, batch, seed):
+def test_every_number_and_gradient_is_that_of_the_plain_route(potential, kind, log_det, substeps, batch, group, seed):
     force = NegativeForce(potential.dim, potential.num, dtype=torch.float64)
     act = what_acts(kind, batch, 3, potential.num, seed)
     q0, parameters = gaussian(batch, potential.dim), [*potential.parameters(), *force.parameters()]
     results = []
     for module in (potential, Opaque(potential)):
         generator = torch.Generator().manual_seed(seed)
-        path = FlowPosterior(module, log_det, substeps=substeps)(q0, steps=3, generator=generator, **act)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layout, "GROUP", group)
+            path = FlowPosterior(module, log_det, substeps=substeps)(q0, steps=3, generator=generator, **act)
         assert (path.rollout is not None) == (module is potential and substeps == 1)
         penalty = HJConstraint(module, force)(path)
         kl = flow_kl(path, DiffusionPrior(potential.num).double(), bound="marginal" if log_det else "initial")
@@ -119,24 +126,41 @@ def test_without_gradients_nothing_is_kept_and_a_saved_path_leaves_its_activatio
     torch.testing.assert_close(loaded.z, path.z.detach())
 
 
-@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=12), seed=seeds)
-def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, seed):
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=12), group=groups_cost, seed=seeds)
+def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, seed):
     potential, batch = make_potential(3, 5), len(labels)
     z0 = gaussian(batch, 3).mean + 0.1 * seed % 3
-    z, log_det = FlowPosterior(potential).transport(z0, torch.tensor(labels), 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "GROUP", group)
+        z, log_det = FlowPosterior(potential).transport(z0, torch.tensor(labels), 2)
     for i, k in enumerate(labels):
         alone, its_log_det = FlowPosterior(potential).transport(z0[i : i + 1], k, 2)
         torch.testing.assert_close(z[i : i + 1], alone, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(log_det[i : i + 1], its_log_det, rtol=1e-11, atol=1e-11)
 
 
-def test_adding_potentials_does_not_slow_labels_down():
-    """The rows that the networks see grow with the largest group, not with K times the batch."""
-    potential, labels = make_potential(3, 64), torch.arange(128) % 64
-    path = FlowPosterior(potential)(gaussian(128, 3), labels, steps=1)
-    assert path.rollout.layout.rows.numel() == 128
-    alone = FlowPosterior(potential)(gaussian(128, 3), 5, steps=1)
-    assert alone.rollout.local.first.shape[:2] == (1, 128)
+@given(counts=st.lists(st.integers(0, 300), min_size=1, max_size=64).filter(any))
+def test_labels_never_pay_for_potentials_that_do_not_act(counts):
+    """Neither many potentials nor uneven labels cost more than three times what as many samples cost, shared out evenly."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    what = acting(make_potential(2, len(counts)), torch.zeros(len(labels), 2), labels, None, 1)
+    found = layout.layout_of(what, torch.float64)
+    groups, rows = (1, len(labels)) if found.rows is None else (len(found.rows), found.rows.numel())
+    present = sum(count > 0 for count in counts)
+    assert rows + layout.GROUP * groups <= 3 * (len(labels) + layout.GROUP * present)
+
+
+def test_a_batch_of_one_label_costs_what_the_number_costs():
+    potential, q0 = make_potential(3, 64), gaussian(128, 3)
+    for k in (5, torch.full((128,), 5)):
+        path = FlowPosterior(potential)(q0, k, steps=1)
+        assert path.rollout.local.first.shape[:2] == (1, 128)
+
+
+def test_even_labels_of_all_potentials_need_no_copy_of_them():
+    path = FlowPosterior(make_potential(3, 64))(gaussian(128, 3), torch.arange(128) % 64, steps=1)
+    assert path.rollout.layout.k is None
+    assert path.rollout.layout.rows.shape == (64, 2)
 
 
 def trajectory_inputs(num, together, weighted, bounded, seed=0):

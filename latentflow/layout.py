@@ -1,0 +1,112 @@
+"""Which rows the stacked networks see, so that labels never pay for potentials that do not act.
+
+A batched product gives every network as many rows. Labels are seldom so even: a batch of one transformation, given by a tensor
+of labels, has all its samples at one of K networks. So the samples of a label are cut into groups of one size, and a network
+is repeated for as many groups as it has; networks without samples are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentflow.acting import Acting
+from latentflow.closed_form import Local, to_latents
+from latentflow.validate import holds
+
+GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows the networks see. There are three kinds, all of which look alike from outside.
+
+    * one network, which sees all B samples;
+    * labels: G groups of M samples, each seen by the network of its label, and padded where they are too few;
+    * a mixture: every network sees all samples, and their answers are weighted.
+    """
+
+    k: int | Tensor | None  # the one network, or that of each group (G,); None are all K, one after the other
+    rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat a sample
+    place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
+    weights: Tensor | None  # mixture: (K, S, B, 1)
+
+    @property
+    def weights_of_rows(self) -> Tensor | None:
+        """A mixture's weights, (K, S B, 1), step after step."""
+        return None if self.weights is None else self.weights.flatten(1, 2)
+
+    def spread(self, z: Tensor) -> Tensor:
+        """Of samples, (B, S, ...) or (B, d), as rows (1 or G, S M, ...), step after step."""
+        z = z[:, None] if z.ndim == 2 else z
+        if self.rows is None:
+            return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
+        chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
+        return chosen.transpose(1, 2).flatten(1, 2)
+
+    def motion(self, local: Local, steps: int) -> Tensor:
+        """The gradient that moves each row in each step, (1 or G, S, M, d)."""
+        motion = to_latents(local.networks, local.gradient_coefficient(), self.weights_of_rows)
+        return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
+
+    def each(self, x: Tensor, steps: int) -> Tensor:
+        """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
+        x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
+        if self.place is None:
+            return x.permute(2, 1, 0, *range(3, x.ndim))
+        return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
+
+    def total(self, x: Tensor, steps: int) -> Tensor:
+        """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
+        each = self.each(x, steps)
+        if self.weights is None:
+            return each[:, :, 0]
+        weights = self.weights.permute(2, 1, 0, 3)
+        return (each * weights.view(*each.shape[:3], *(1,) * (each.ndim - 3))).sum(2)
+
+
+def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
+    """The cheapest layout for what acts in T steps of this many substeps."""
+    if isinstance(what.label, int):
+        return Layout(what.label, None, None, None)
+    label = what.label[:, 0] if isinstance(what.label, Tensor) and what.constant else None
+    # Groups need their sizes on the host: read where that costs no synchronisation, else weigh one-hot.
+    if label is not None and label.device.type == "cpu" and holds(label >= 0) is not None:
+        counts = label.bincount(minlength=what.weights.shape[-1]).tolist()
+        if label.numel() > 0:
+            return _grouped(label, counts)
+    weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
+    return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
+
+
+def _grouped(label: Tensor, counts: list[int]) -> Layout:
+    """For labels (B,), and how many there are of each."""
+    size = _group_size(counts)
+    groups = [_groups(count, size) for count in counts]
+    if sum(groups) == 1:
+        return Layout(counts.index(max(counts)), None, None, None)
+    order = label.argsort(stable=True)
+    of_each = torch.tensor((counts, groups))
+    sample, group = (of_each.cumsum(1) - of_each).unbind()  # the first of each label
+    of_row = label[order]
+    row = group[of_row] * size + torch.arange(len(label)) - sample[of_row]
+    rows = order[0].expand(sum(groups) * size).clone()
+    rows[row] = order
+    place = torch.empty_like(order)
+    place[order] = row
+    one_each = all(number == 1 for number in groups)
+    networks = None if one_each else torch.arange(len(counts)).repeat_interleave(of_each[1])
+    return Layout(networks, rows.view(-1, size), place, None)
+
+
+def _group_size(counts: list[int]) -> int:
+    """The M that makes the least work: small groups repeat networks, large ones are padded."""
+    largest = max(counts)
+    sizes = largest, *(1 << power for power in range(largest.bit_length()))
+    return min(sizes, key=lambda size: sum(_groups(count, size) for count in counts) * (size + GROUP))
+
+
+def _groups(count: int, size: int) -> int:
+    return -(-count // size)
