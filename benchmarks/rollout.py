@@ -131,10 +131,16 @@ def contestants(batch: int, dim: int, num: int, steps: int, acts: str) -> dict[s
 
 
 def labels(batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
-    """64 labels in a batch against one."""
+    """64 labels in a batch against one; given as a number, and as it comes from a data loader."""
     potential, prior = Potential(dim, num), DiffusionPrior(num)
     flow, hj = FlowPosterior(potential, "hutchinson"), HJConstraint(potential, NegativeForce(dim, num))
-    return _with_labels(flow, hj, prior, dim, {"one label": 0, "64 labels": torch.randperm(batch) % num}, steps)
+    choices = {
+        "one label": 0,
+        "one label, in a tensor": torch.zeros(batch, dtype=torch.int64),
+        "64 labels": torch.randperm(batch) % num,
+        "64 labels, at random": torch.randint(num, (batch,)),
+    }
+    return _with_labels(flow, hj, prior, dim, choices, steps)
 
 
 def narrow(batch: int = 128, dim: int = 324, hidden: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
