@@ -7,6 +7,7 @@ is repeated for as many groups as it has; networks without samples are left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -103,9 +104,13 @@ def _grouped(label: Tensor, counts: list[int]) -> Layout:
 
 def _group_size(counts: list[int]) -> int:
     """The M that makes the least work: small groups repeat networks, large ones are padded."""
-    largest = max(counts)
+    largest, how_often = max(counts), Counter(counts)
     sizes = largest, *(1 << power for power in range(largest.bit_length()))
-    return min(sizes, key=lambda size: sum(_groups(count, size) for count in counts) * (size + GROUP))
+
+    def work(size: int) -> int:
+        return sum(times * _groups(count, size) for count, times in how_often.items()) * (size + GROUP)
+
+    return min(sizes, key=work)
 
 
 def _groups(count: int, size: int) -> int:
