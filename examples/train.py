@@ -234,8 +234,9 @@ def take_step(
         (torch.default_generator if fabric.device.type == "cpu" else torch).manual_seed(_mixed(run.seed, step, share))
         x, k = draw(run.batch // run.shares, step, share)
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bf16")
-        with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate), half:
-            terms, noted = model(x, k)
+        with fabric.no_backward_sync(model, enabled=part + 1 < run.accumulate):
+            with half:
+                terms, noted = model(x, k)
             fabric.backward(torch.stack(list(terms.values())).sum() / run.accumulate)
         parts.append({name: value.detach() for name, value in (terms | noted).items()})
     for optimiser in optimisers:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from latentflow.curvature import Curvature
-from latentflow.hessian_product import coefficient_of_product
+from latentflow.hamilton_jacobi import time_derivative
+from latentflow.hessian_product import coefficient_of_product, curvature_of_output
 from latentflow.tanh import slope_of, through_tanh
 
 
@@ -48,18 +49,24 @@ class Local:
     bend: Tensor | None  # u'' likewise: H_u = u' H_v + u'' (grad v)(grad v)^T
 
     @classmethod
-    def of(cls, networks: Networks, first: Tensor, second: Tensor, back: Tensor, coefficient: Tensor) -> Local:
-        """With what the output tanh adds to the activations."""
-        slope, bend = None, None
-        if networks.output_bias is not None:
-            value = value_of(networks, second)[..., None]
-            slope = slope_of(value)
-            bend = -2 * value * slope
+    def of(
+        cls,
+        networks: Networks,
+        first: Tensor,
+        second: Tensor,
+        back: Tensor,
+        coefficient: Tensor,
+        value: Tensor | None,
+    ) -> Local:
+        """With what the output tanh adds to the activations, from its value u, (G, N, 1)."""
+        slope, bend = (None, None) if value is None else curvature_of_output(value)
         return cls(networks, first, second, back, coefficient, slope, bend)
 
     def rows(self, rows: slice) -> Local:
         """What they say of some of the rows."""
-        return Local.of(self.networks, *(x[:, rows] for x in (self.first, self.second, self.back, self.coefficient)))
+        first, second, back, coefficient = (x[:, rows] for x in (self.first, self.second, self.back, self.coefficient))
+        slope, bend = (None if x is None else x[:, rows] for x in (self.slope, self.bend))
+        return Local(self.networks, first, second, back, coefficient, slope, bend)
 
     def hessian_bytes(self, together: bool) -> int:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
@@ -77,10 +84,7 @@ class Local:
 
     def time_derivative(self, rate: Tensor) -> Tensor:
         """du/dt, (G, N), for tau'(t), (G, S, h), each of the N / S rows behind one another having the same t."""
-        num, rows, hidden = self.back.shape
-        times = rate.shape[1]
-        blocks = self.back.view(num * times, rows // max(1, times), hidden)
-        derivative = torch.bmm(blocks, rate.reshape(num * times, hidden, 1)).view(num, rows)
+        derivative = time_derivative(self.back, rate)
         return derivative if self.slope is None else self.slope.squeeze(-1) * derivative
 
     def curvature(self, weights: Tensor | None, *, reduced: bool, substeps: int = 1) -> Curvature:
@@ -107,7 +111,7 @@ class Local:
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         local = self.first, self.second, self.coefficient
-        coefficient = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted)
+        coefficient, _ = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted)
         slope, bend = self.slope, self.bend
         if slope is None or bend is None:
             return coefficient
@@ -150,36 +154,29 @@ class Local:
 
 def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
-    return at_time(networks, torch.tanh(first_layer(networks, rows)), shift)
+    first = torch.tanh(first_layer(networks, rows))
+    second, back, coefficient = above(first, shift, networks.hidden_weight.mT, networks.weighted)
+    value = None if networks.output_bias is None else value_of(networks, second)[..., None]
+    return Local.of(networks, first, second, back, coefficient, value)
 
 
-def at_time(networks: Networks, first: Tensor, shift: Tensor) -> Local:
-    """What the networks say of rows whose h_1 is known, (G, N, h), at the times of c(t), as in `activate`."""
-    return Local.of(networks, first, *above(first, shift, networks.hidden_weight, networks.weighted))
-
-
-def above(first: Tensor, shift: Tensor, hidden_weight: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h_2, q and p from h_1, the only one of them that does not look at the time."""
-    second = _second_layer(first, shift, hidden_weight)
+def above(first: Tensor, shift: Tensor, middle: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h_2, q and p from h_1, the only one of them that does not look at the time, and B^T and wB."""
+    second = second_layer(first, shift, middle)
     back = torch.bmm(slope_of(second), weighted)
     return second, back, through_tanh(back, first)
-
-
-def evaluate(networks: Networks, rows: Tensor, shift: Tensor) -> Tensor:
-    """U alone, (G, N)."""
-    return value_of(networks, _second_layer(torch.tanh(first_layer(networks, rows)), shift, networks.hidden_weight))
 
 
 def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     """The inputs A z + a of the first tanh, (G, N, h)."""
     weight = networks.input_weight
-    return torch.baddbmm(networks.input_bias, rows.expand(len(weight), -1, -1), weight.mT)
+    return torch.baddbmm(networks.input_bias, rows.expand(weight.shape[0], -1, -1), weight.mT)
 
 
 def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
     """A v, (G, N, h), for v (G or 1, N, d)."""
     weight = networks.input_weight
-    return torch.bmm(rows.expand(len(weight), -1, -1), weight.mT)
+    return torch.bmm(rows.expand(weight.shape[0], -1, -1), weight.mT)
 
 
 def to_latents(networks: Networks, coefficient: Tensor, weights: Tensor | None) -> Tensor:
@@ -195,9 +192,10 @@ def value_of(networks: Networks, second: Tensor) -> Tensor:
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
-def _second_layer(first: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
+def second_layer(first: Tensor, shift: Tensor, middle: Tensor) -> Tensor:
+    """h_2, (G, N, h), for h_1 and B^T; c(t), (G, S, h), is that of N / S rows."""
     if shift.shape[1] in (1, first.shape[1]):
-        return torch.tanh(torch.baddbmm(shift, first, weight.mT))
+        return torch.tanh(torch.baddbmm(shift, first, middle))
     num, rows, hidden = first.shape
-    second = torch.bmm(first, weight.mT).view(num, shift.shape[1], rows // max(1, shift.shape[1]), hidden)
+    second = torch.bmm(first, middle).view(num, shift.shape[1], rows // max(1, shift.shape[1]), hidden)
     return torch.tanh(second + shift[:, :, None]).flatten(1, 2)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from latentflow.acting import Acting
-from latentflow.closed_form import Local, to_latents
 from latentflow.validate import holds
 
 GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
@@ -47,10 +46,11 @@ class Layout:
         chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
         return chosen.transpose(1, 2).flatten(1, 2)
 
-    def motion(self, local: Local, steps: int) -> Tensor:
-        """The gradient that moves each row in each step, (1 or G, S, M, d)."""
-        motion = to_latents(local.networks, local.gradient_coefficient(), self.weights_of_rows)
-        return motion.view(len(motion), steps, motion.shape[1] // steps, motion.shape[2])
+    def collect(self, path: Tensor) -> Tensor:
+        """Of rows, (1 or G, S+1, M, d), as samples, (B, S+1, d)."""
+        if self.place is None:
+            return path[0].transpose(0, 1)
+        return path.transpose(1, 2).flatten(0, 1).index_select(0, self.place)
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""

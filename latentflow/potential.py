@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow import closed_form
+from latentflow.time_branch import Embedding, Layers, shift, shift_and_rate
 from latentflow.validate import positive_integer, require_floating
+from latentflow.values import values
 
 
 class Potential(nn.Module):
@@ -97,8 +99,8 @@ class Potential(nn.Module):
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The potentials u(z, t), (..., K)."""
         z, t = self.checked(z, t)
-        shift, _ = self.time_branch(t, z.shape[:-1])
-        value = closed_form.evaluate(self.networks(), z.reshape(1, -1, self.dim), shift)
+        of_times = self._for_rows(shift(self.embedding(t), self.time_layers()), t, z.shape[:-1])
+        value = values(self.networks(), z.reshape(1, -1, self.dim), of_times)
         return value.mT.reshape(*z.shape[:-1], self.num)
 
     def gradients(self, z: Tensor, t: Tensor | float) -> Tensor:
@@ -153,29 +155,26 @@ class Potential(nn.Module):
             None if self.output_bias is None else _chosen(self.output_bias, k)[:, None],
         )
 
-    def time_branch(
-        self, t: Tensor, lead: tuple[int, ...], k: int | Tensor | None = None, *, derivative: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """What t adds to the hidden layer, c(t) = B tau(t) + b, and tau'(t) if asked for, as (G, N, hidden).
+    def time_layers(self, k: int | Tensor | None = None, *, hidden_weight: Tensor | None = None) -> Layers:
+        """The parameters of the time branch, of the networks that `networks` gives; their B, if it is at hand."""
+        return Layers(
+            _chosen(self.time_in_weight, k),
+            _chosen(self.time_in_bias, k)[:, None],
+            _chosen(self.time_out_weight, k),
+            _chosen(self.time_out_bias, k)[:, None],
+            _chosen(self.hidden_weight, k) if hidden_weight is None else hidden_weight,
+            _chosen(self.hidden_bias, k)[:, None],
+        )
 
-        t broadcasts to `lead`, N being its product; (G, 1, hidden) where all latents share one time.
-        """
-        each = t.reshape(-1, 1)  # each distinct entry of t once
-        embedded, turned = _sinusoid(each, self.time_in_weight.shape[-1], derivative)
-        weight_in, weight_out = _chosen(self.time_in_weight, k).mT, _chosen(self.time_out_weight, k).mT
-        each_network = weight_in.shape[0], -1, -1
-        pre = torch.baddbmm(_chosen(self.time_in_bias, k)[:, None], embedded.expand(each_network), weight_in)
-        # The normal distribution function; GELU is x times it, and for so few rows oneDNN, behind F.gelu, takes longer.
-        below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-        tau = torch.baddbmm(_chosen(self.time_out_bias, k)[:, None], pre * below, weight_out)
-        shift = torch.baddbmm(_chosen(self.hidden_bias, k)[:, None], tau, _chosen(self.hidden_weight, k).mT)
-        if turned is None:
-            return self._for_rows(shift, t, lead), None
-        gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))
-        rate = torch.bmm(gelu_slope * torch.bmm(turned.expand(each_network), weight_in), weight_out)
-        return self._for_rows(shift, t, lead), self._for_rows(rate, t, lead)
+    def embedding(self, t: Tensor) -> Embedding:
+        """Of times of any shape, (S, width), S being their number."""
+        return Embedding.of(t.flatten(), self.time_in_weight.shape[-1])
 
     def _for_rows(self, branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """What each distinct time of t says, (G, S, hidden), as (G, N, hidden) where t broadcasts to `lead`, of product N.
+
+        (G, 1, hidden) where all latents share one time.
+        """
         if t.numel() == 1:
             return branch
         branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, self.hidden)
@@ -184,8 +183,8 @@ class Potential(nn.Module):
     def _local(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[closed_form.Local, Tensor]:
         """The networks at all latents in a row, and tau'(t)."""
         z, t = self.checked(z, t)
-        shift, rate = self.time_branch(t, z.shape[:-1], k, derivative=True)
-        assert rate is not None
+        of_times = shift_and_rate(self.embedding(t), self.time_layers(k))
+        shift, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
         return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), shift), rate
 
     def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
@@ -274,15 +273,6 @@ class NegativeForce(nn.Module):
             return -root.square()
         bias = self.bias if label is None else self.bias[label]
         return -(root + (bias[..., None] if isinstance(label, Tensor) else bias)).square()
-
-
-def _sinusoid(t: Tensor, width: int, derivative: bool) -> tuple[Tensor, Tensor | None]:
-    """The embedding of times (N, 1), (N, width), and its derivative if asked for."""
-    frequencies = torch.logspace(0, -4, width // 2, dtype=t.dtype, device=t.device)
-    phase = t * frequencies
-    sin, cos = phase.sin(), phase.cos()
-    turned = torch.cat((cos, -sin), -1) * torch.cat((frequencies, frequencies)) if derivative else None
-    return torch.cat((sin, cos), -1), turned
 
 
 def _chosen(parameter: Tensor, k: int | Tensor | None) -> Tensor:

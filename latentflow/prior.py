@@ -105,6 +105,8 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
                 f"make the prior with num={weights.shape[-1]}"
             )
+        if weights.stride(0) == 0 and len(weights) > 1:  # the same acts in all samples
+            return self.variance(weights[:1]).expand(len(weights), -1)
         diffusion = self.diffusion.to(weights.dtype)
         if self.form == "heat":
             # How long each has acted does not depend on D, so D gets its gradient from one product.

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import logdet
-from latentflow.closed_form import Local, along_inputs, at_time, evaluate, to_latents
+from latentflow.closed_form import Local, Networks
+from latentflow.hamilton_jacobi import left_hand_side
+from latentflow.hutchinson import hutchinson
 from latentflow.layout import Layout
 from latentflow.potential import Potential
-from latentflow.trajectory import divided, follow
+from latentflow.time_branch import Embedding, shift, shift_and_rate
+from latentflow.trajectory import Trajectory, follow
+from latentflow.values import values
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +29,10 @@ class Rollout:
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
-    rows: Tensor  # the latents that each step starts from, (1 or G, S M, d), step after step
-    local: Local  # (G, S M, hidden), step after step
-    rate: Tensor  # tau'(t), (G, S, hidden)
-    shift_0: Tensor  # c(0), (G, 1, hidden)
-    gradients: Tensor | None  # grad u of the own network, (1 or G, S M, d); None of a mixture
+    networks: Networks  # that the layout has chosen
+    embedding: Embedding  # of time 0 and of every step
+    trajectory: Trajectory
+    rate: Tensor  # tau'(t) of every step, (G, S, hidden)
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
@@ -41,42 +44,54 @@ class Rollout:
         """S."""
         return self.rate.shape[1]
 
+    @property
+    def rows(self) -> Tensor:
+        """The latents that each step starts from, (1 or G, S M, d), step after step."""
+        return self.trajectory.path[:, :-1].flatten(1, 2)
+
+    @property
+    def local(self) -> Local:
+        """What the networks say of these rows."""
+        _, first, second, back, coefficient, value, _, _ = self.trajectory
+        return Local.of(self.networks, first, second, back, coefficient, value)
+
     def hamilton_jacobi(self) -> Tensor:
         """du/dt + |grad u|^2 / 2 at the start of every step, (B, S, K')."""
-        gradients = self.local.gradients() if self.gradients is None else self.gradients
-        kinetic = gradients.square().sum(-1)
-        return self.layout.each(torch.add(self.local.time_derivative(self.rate), kinetic, alpha=0.5), self.steps)
+        trajectory = self.trajectory
+        # What moves a mixture does not tell of each network.
+        gradients = self.local.gradients() if trajectory.gradients is None else trajectory.gradients
+        left = left_hand_side(gradients, trajectory.back, trajectory.value, self.rate)
+        return self.layout.each(left, self.steps)
 
     def squared_gradients_at_0(self) -> Tensor:
         """|grad u|^2 at z_0 and time 0, (B, K')."""
-        first = self.local.first[:, : self.rows.shape[1] // self.steps]
-        gradients = at_time(self.local.networks, first, self.shift_0).gradients()
-        return self.layout.each(gradients.square().sum(-1), 1)[:, 0]
+        return self.layout.each(self.trajectory.gradients_at_0.square().sum(-1), 1)[:, 0]
 
     def root_values(self, root: Potential, times: Tensor) -> Tensor:
         """The values of other networks, as many as the potential's, along the path: (B, S, K') at `times` (S,)."""
-        shift, _ = root.time_branch(times, times.shape, self.layout.k)
-        return self.layout.each(evaluate(root.networks(self.layout.k), self.rows, shift), self.steps)
+        networks = root.networks(self.layout.k)
+        layers = root.time_layers(self.layout.k, hidden_weight=networks.hidden_weight)
+        embedding = self.embedding.after_first() if root.hidden == self.potential.hidden else root.embedding(times)
+        return self.layout.each(values(networks, self.rows, shift(embedding, layers)), self.steps)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
-        weights = self.layout.weights_of_rows
+        weights, local = self.layout.weights_of_rows, self.local
 
         def log_det(rows: slice) -> tuple[Tensor, Tensor]:
             acts = None if weights is None else weights[:, rows]
-            return self.local.rows(rows).curvature(acts, reduced=True, substeps=substeps).log_det()
+            return local.rows(rows).curvature(acts, reduced=True, substeps=substeps).log_det()
 
-        rows, bytes_each = self.local.first.shape[1], self.local.hessian_bytes(weights is not None)
+        rows, bytes_each = local.first.shape[1], local.hessian_bytes(weights is not None)
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
         return self._of_what_acts(values), self._of_what_acts(folds)
 
     def hutchinson(self, substeps: int, generator: torch.Generator | None) -> Tensor:
         """`logdet.hutchinson` of H / substeps of what acts, (B, S), with a probe for each sample and step."""
-        bits = logdet.random_bits(self.z[:, :-1], generator)
-        probe = logdet.signs(self.layout.spread(bits), self.rows)
-        coefficient = self.local.product_coefficient(along_inputs(self.local.networks, probe))
-        product = to_latents(self.local.networks, coefficient, self.layout.weights_of_rows)
-        return self._of_what_acts(logdet.hutchinson(divided(product, substeps), probe))
+        bits = self.layout.spread(logdet.random_bits(self.z[:, :-1], generator))
+        probe = logdet.signs(bits, self.rows)
+        weights = self.layout.weights_of_rows
+        return self._of_what_acts(hutchinson(probe, self.trajectory, self.networks, weights, substeps))
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M, ...) as (B, S, ...)."""
@@ -92,20 +107,16 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     potential.checked(z0, 0.0)
     networks = potential.networks(layout.k)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
-    shift, rate = potential.time_branch(at_0, at_0.shape, layout.k, derivative=True)
-    assert rate is not None
-    rows = layout.spread(z0)
-    local = Local.of(networks, *follow(networks, rows, shift[:, 1:], layout.weights, substeps))
-    motion = layout.motion(local, len(times))
-    path = torch.cat((rows[:, None], divided(motion, substeps)), 1).cumsum(1)  # (1 or G, S+1, M, d)
-    z = path[0].transpose(0, 1)
-    if layout.place is not None:
-        z = path.transpose(1, 2).flatten(0, 1).index_select(0, layout.place)
-    gradients = motion.flatten(1, 2) if layout.weights is None else None
-    rows = path[:, :-1].flatten(1, 2)
-    return Rollout(potential, layout, z, rows, local, rate[:, 1:], shift[:, :1], gradients, _versions(potential))
+    embedding = potential.embedding(at_0)
+    layers = potential.time_layers(layout.k, hidden_weight=networks.hidden_weight)
+    shifts, rate = shift_and_rate(embedding, layers)
+    trajectory = follow(networks, layout.spread(z0), shifts, layout.weights, substeps)
+    z = layout.collect(trajectory.path)
+    return Rollout(potential, layout, z, networks, embedding, trajectory, rate[:, 1:], _versions(potential))
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:
     """How often each parameter has been written to; inside a compiled graph nothing comes in between."""
-    return () if torch.compiler.is_compiling() else tuple(p._version for p in potential.parameters())
+    if torch.compiler.is_compiling():
+        return ()
+    return tuple(p._version for p in potential._parameters.values() if p is not None)  # it has no modules with more

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def through_tanh(x: Tensor, y: Tensor) -> Tensor:
     """X (1 - y^2), for y = tanh(...); x may broadcast."""
-    product: Tensor = torch.ops.aten.tanh_backward(x, y)
+    product: Tensor = torch.ops.aten.tanh_backward.default(x, y)
     return product
 
 

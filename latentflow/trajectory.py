@@ -7,174 +7,259 @@ of `closed_form`, one step is
 .. math:: h_1 = \tanh y, \quad h_2 = \tanh(B h_1 + c), \quad q = (w \circ s_2) B, \quad p = q \circ s_1, \quad
           y \leftarrow y + \tfrac1n\, C(\omega\, p), \quad C(p)_j = \textstyle\sum_k p_k A_k A_j^\top.
 
-Autograd would record these operations and run twice as many backwards. The adjoint below has eight in its loop (C is its own
-adjoint), and makes the gradients of all parameters in one product each afterwards.
+The gradients at time 0, where nothing moves yet, are made on the way, of one more block of rows: the initial term of
+`HJConstraint` asks for them. The adjoint has eight operations in its loop (C is its own adjoint), and makes the gradient of
+each parameter in one product afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, above, first_layer
-from latentflow.forward_mode import carries_tangent
 from latentflow.tanh import slope_of
+from latentflow.written_out import apart_from_autocast, differentiably, serves
 
 
-class Activations(NamedTuple):
-    """Of G networks, S substeps and M rows, step after step, (G, S M, h) each."""
+class Trajectory(NamedTuple):
+    """Of G networks, S substeps and M rows: the latents, and what is said where each step starts, step after step."""
 
-    first: Tensor  # h_1
-    second: Tensor  # h_2
-    back: Tensor  # q
-    coefficient: Tensor  # p
+    path: Tensor  # (1 or G, S+1, M, d)
+    first: Tensor  # h_1, (G, S M, h)
+    second: Tensor  # h_2, (G, S M, h)
+    back: Tensor  # q, (G, S M, h)
+    coefficient: Tensor  # p, (G, S M, h)
+    value: Tensor | None  # u, (G, S M, 1), of bounded potentials
+    gradients: Tensor | None  # grad u, (G, S M, d); None of a mixture
+    gradients_at_0: Tensor  # where the path starts, at time 0, (G, M, d)
 
 
-def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int) -> Activations:
+def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int) -> Trajectory:
     """Move latents along the networks; what they say on the way.
 
     Args:
         networks: G of them.
         rows: where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all.
-        shift: c(t) of every step, (G, S, h).
+        shift: c(t) of time 0 and of every step, (G, S+1, h).
         weights: (G, S, M, 1), how strongly each network moves the shared rows; None for one network, or for rows of their own.
         substeps: n, by which the gradients are divided.
     """
-    weight, own = networks.input_weight, len(rows) == len(networks.input_weight)
-    start, coupling = first_layer(networks, rows), torch.bmm(weight, weight.mT) if own else weight
-    above_input = networks.hidden_weight, networks.weighted, networks.read_out, networks.output_bias
-    inputs = start, shift, weights, coupling, *above_input, own, substeps
-    if not torch.is_grad_enabled() or carries_tangent(*inputs):
-        return _follow(*inputs)
-    return Activations(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
-
-
-def _follow(
-    y: Tensor,
-    shift: Tensor,
-    weights: Tensor | None,
-    coupling: Tensor,
-    middle: Tensor,
-    weighted: Tensor,
-    read_out: Tensor,
-    output_bias: Tensor | None,
-    own: bool,
-    substeps: int,
-) -> Activations:
-    steps, acts = [], [None] * shift.shape[1] if weights is None else weights.unbind(1)
-    for now, active in zip(shift[:, :, None].unbind(1), acts, strict=True):
-        first = torch.tanh(y)
-        second, back, coefficient = above(first, now, middle, weighted)
-        steps.append((first, second, back, coefficient))
-        scale, _ = _scale(second, active, read_out, output_bias)
-        y = _moved(y, coefficient if scale is None else coefficient * scale, coupling, own, substeps)
-    return Activations(*(torch.cat(field, 1) for field in zip(*steps, strict=True)))
-
-
-class _Follow(torch.autograd.Function):
-    """`_follow`, with a backward pass made of differentiable operations."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return tuple(_follow(*inputs))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, shift, *shared, ctx.own, ctx.substeps = inputs
-        ctx.steps = shift.shape[1]
-        ctx.save_for_backward(*shared, *output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
-        weights, coupling, middle, weighted, read_out, output_bias, first, second, _, coefficient = ctx.saved_tensors
-        by_first, by_second, by_back, by_coefficient = grads
-        # What does not wait for later steps is ready before the loop.
-        slope_1, slope_2 = slope_of(first), slope_of(second)
-        bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
-        scale, value = _scale(second, None if weights is None else weights.flatten(1, 2), read_out, output_bias)
-        turn = None if value is None or scale is None else -2 * value * scale * coefficient
-        gate = None if turn is None else slope_2 * read_out
-        ready = by_first, by_second * slope_2, by_back, by_coefficient, slope_1, bend_1, bend_2
-        steps = list(zip(*(_by_step(x, ctx.steps) for x in (*ready, scale, turn, gate)), strict=True))
-        y, found = torch.zeros_like(steps[0][0]), []
-        for at_1, at_2, at_q, at_p, s_1, b_1, b_2, scaled, turned, gated_by in reversed(steps):
-            along, by_value = None, None
-            if scaled is None:
-                by_p = _moved(at_p, y, coupling, ctx.own, ctx.substeps)
-            else:
-                along = _moved(None, y, coupling, ctx.own, ctx.substeps)
-                by_p = torch.addcmul(at_p, along, scaled)
-                if turned is not None:
-                    by_value = (along * turned).sum(-1, keepdim=True)
-                    at_2 = torch.addcmul(at_2, by_value, gated_by)
-            q = torch.addcmul(at_q, by_p, s_1)
-            pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted.mT), b_2, value=-2)
-            found.append((y, q, pre_2, along if ctx.needs_input_grad[2] else None, by_value))
-            y = torch.addcmul(torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1), by_p, b_1, value=-2)
-        joined: list[Any] = [None if x[0] is None else torch.cat(x[::-1], 1) for x in zip(*found, strict=True)]
-        after, q, pre_2, along, by_value = joined
-        by_weights = None
-        if along is not None:
-            by_weights = (coefficient * along).sum(-1, keepdim=True)
-            by_weights = (by_weights if value is None else by_weights * slope_of(value)).view_as(weights)
-        return (
-            y,
-            pre_2.view(len(y), ctx.steps, *y.shape[1:]).sum(2),
-            by_weights,
-            divided(
-                _by_coupling(coefficient if scale is None else coefficient * scale, after, coupling, ctx.own),
-                ctx.substeps,
-            ),
-            torch.bmm(pre_2.mT, first),
-            torch.bmm(slope_2.mT, q),
-            None if by_value is None else torch.bmm(by_value.mT, second),
-            None if by_value is None else by_value.sum(1),
-            None,
-            None,
-        )
-
-
-def _by_step(x: Tensor | None, steps: int) -> tuple[Tensor | None, ...]:
-    return (None,) * steps if x is None else x.chunk(steps, 1)
-
-
-def _scale(
-    second: Tensor, weights: Tensor | None, read_out: Tensor, output_bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """What multiplies p where it moves: the weights, times the slope of the output tanh; and the value u of that tanh.
-
-    For h_2 (G, N, h); (G, N, 1) each, or None where there is nothing of the kind.
-    """
-    if output_bias is None:
-        return weights, None
-    value = torch.tanh(torch.baddbmm(output_bias[:, None], second, read_out.mT))
-    slope = slope_of(value)
-    return slope if weights is None else slope * weights, value
-
-
-def _moved(y: Tensor | None, p: Tensor, coupling: Tensor, own: bool, substeps: int) -> Tensor:
-    """The sum y + C(p) / n, where `coupling` is A A^T, (G, h, h), of networks on their own, else A, (G, h, d)."""
-    if own and y is not None:
-        return torch.baddbmm(y, p, coupling, alpha=1 / substeps)
-    if own:
-        return torch.bmm(p, divided(coupling, substeps))
-    motion = divided(torch.bmm(p, coupling).sum(0), substeps).expand(len(p), -1, -1)
-    return torch.bmm(motion, coupling.mT) if y is None else torch.baddbmm(y, motion, coupling.mT)
-
-
-def _by_coupling(p: Tensor, by_y: Tensor, coupling: Tensor, own: bool) -> Tensor:
-    """The gradient that `coupling` gets from C(p), for p and the loss by C(p) of all rows, (G, N, h)."""
-    if own:
-        return torch.bmm(p.mT, by_y)
-    motion, by_motion = (torch.bmm(x, coupling).sum(0).expand(len(x), -1, -1) for x in (p, by_y))
-    return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)
+    inputs = rows, shift, weights, *networks, substeps
+    if serves():
+        return Trajectory(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
+    return _follow(*inputs)
 
 
 def divided(x: Tensor, substeps: int) -> Tensor:
     """The share of one substep, at no cost for the usual 1."""
     return x if substeps == 1 else x / substeps
+
+
+class _Blocks(NamedTuple):
+    """Activations of M rows at time 0, and then of the S M rows where the steps start, (G, (S+1) M, ...)."""
+
+    first: Tensor
+    second: Tensor
+    back: Tensor
+    coefficient: Tensor
+    value: Tensor | None
+    moving: Tensor  # p as it moves: times the slope of the output tanh, and the weights
+
+    @classmethod
+    def joined(cls, blocks: list[_Blocks]) -> _Blocks:
+        *activations, values, moving = zip(*blocks, strict=True)
+        first, second, back, coefficient = (torch.cat(field, 1) for field in activations)
+        moves = coefficient if moving[0] is activations[-1][0] else torch.cat(moving, 1)
+        return cls(first, second, back, coefficient, _joined(values), moves)
+
+
+def _follow(*inputs: Any) -> Trajectory:
+    return _evaluate(*inputs)[0]
+
+
+def _evaluate(rows: Tensor, shift: Tensor, weights: Tensor | None, *others: Any) -> tuple[Trajectory, _Blocks]:
+    networks, substeps = Networks(*others[:-1]), others[-1]
+    weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
+    coupling = _Coupling.of(weight, rows, substeps)
+    acts = [None] * shift.shape[1] if weights is None else _with_time_0(weights).unbind(1)
+    y = first_layer(networks, rows)
+    found: list[_Blocks] = []
+    for block, (now, active) in enumerate(zip(shift[:, :, None].unbind(1), acts, strict=True)):
+        if block > 1:  # the step before has moved the rows
+            y = coupling.added(y, found[-1].moving)
+        if block != 1:  # which starts where time 0 does
+            first = torch.tanh(y)
+        second, back, coefficient = above(first, now, middle, networks.weighted)
+        scale, value = _scale(second, active, networks)
+        moving = coefficient if scale is None else coefficient * scale
+        found.append(_Blocks(first, second, back, coefficient, value, moving))
+    blocks = _Blocks.joined(found)
+    first, second, back, coefficient, value, moving = blocks
+    gradients = torch.bmm(moving, weight)
+    each = gradients[:, size:]
+    motion = divided(each if coupling.own else each.sum(0, keepdim=True), substeps)
+    motions = motion.view(rows.shape[0], shift.shape[1] - 1, *rows.shape[1:]).unbind(1)
+    trajectory = Trajectory(
+        torch.stack(list(accumulate((rows, *motions), torch.add)), 1),
+        first[:, size:],
+        second[:, size:],
+        back[:, size:],
+        coefficient[:, size:],
+        value if value is None else value[:, size:],
+        each if weights is None else None,
+        gradients[:, :size],
+    )
+    return trajectory, blocks
+
+
+class _Follow(torch.autograd.Function):
+    """`_follow`, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
+        trajectory, blocks = _evaluate(*inputs)
+        *tensors, ctx.substeps = inputs
+        ctx.save_for_backward(*tensors, *blocks)
+        return tuple(trajectory)
+
+    @staticmethod
+    @apart_from_autocast
+    def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
+        """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
+        *tensors, first, second, _, coefficient, value, moving = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiably(_follow, (*tensors, ctx.substeps), by_outputs)
+        rows, shift, weights, *parameters = tensors
+        networks, steps, size = Networks(*parameters), shift.shape[1] - 1, rows.shape[1]
+        weight, middle, weighted = networks.input_weight, networks.hidden_weight, networks.weighted.mT
+        coupling, transposed = _Coupling.of(weight, rows, ctx.substeps), weight.mT
+        by_path, at_1, by_second, at_q, at_p, by_value, by_gradients, by_gradients_at_0 = by_outputs
+        # What does not wait for later steps is ready before the loop.
+        slope_1, slope_2 = slope_of(first), slope_of(second)
+        bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
+        at_2 = by_second * slope_2[:, size:]
+        slope = None if value is None else slope_of(value)
+        acts = None if weights is None else _with_time_0(weights).flatten(1, 2)
+        scale = acts if slope is None else slope if acts is None else slope * acts
+        at_value, gate, turn = None, None, None
+        if slope is not None:
+            gate, turn = slope_2 * networks.read_out, -2 * value * moving
+            at_value = by_value * slope[:, size:]
+            at_2.addcmul_(at_value, gate[:, size:])
+        # A latent of the path has been moved by all steps before it.
+        by_motions = list(accumulate(by_path[:, 1:].unbind(1)[::-1], torch.add))
+        by_motion = divided(torch.cat(by_motions[::-1], 1), ctx.substeps)
+        if by_gradients is not None:
+            by_motion = by_motion + by_gradients
+        by_each = by_motion.expand(weight.shape[0], -1, -1)
+        at_move = torch.baddbmm(at_p, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+        y = torch.zeros_like(at_1[:, :size])
+        at_0 = y, y, y, y, torch.bmm(by_gradients_at_0, transposed)
+        at_steps = zip(*(x.chunk(steps, 1) for x in (at_1, at_2, at_q, at_p, at_move)), strict=True)
+        local = (slope_1, bend_1, bend_2, scale, turn, gate)
+        everywhere = zip(*([None] * (steps + 1) if x is None else x.chunk(steps + 1, 1) for x in local), strict=True)
+        after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
+        for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
+            (at_1, at_2, at_q, at_p, by_move), (s_1, b_1, b_2, scaled, turned, gated) = ready
+            if 0 < block < steps:  # nothing is moved at time 0, and nothing comes after the last step
+                by_move = coupling.added(by_move, y)
+            by_p = by_move if scaled is None else torch.addcmul(at_p, by_move, scaled)
+            by_v = None
+            if turned is not None:
+                by_v = (by_move * turned).sum(-1, keepdim=True)
+                at_2 = torch.addcmul(at_2, by_v, gated)
+            q = torch.addcmul(at_q, by_p, s_1)
+            pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted), b_2, value=-2)
+            after.append(y)
+            by_back.append(q)
+            by_pre.append(pre_2)
+            by_values.append(by_v)
+            by_moves.append(by_move if ctx.needs_input_grad[2] else None)
+            y = torch.addcmul(torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1), by_p, b_1, value=-2)
+        q, pre_2 = torch.cat(by_back[::-1], 1), torch.cat(by_pre[::-1], 1)
+        by_v, by_move = _joined(by_values[::-1]), _joined(by_moves[::-1])
+        by_weight = coupling.by_weight(moving[:, size:], torch.cat(after[-2::-1], 1))
+        by_weight.baddbmm_(moving[:, size:].mT, by_each).baddbmm_(moving[:, :size].mT, by_gradients_at_0)
+        by_weight.baddbmm_(y.mT, rows.expand(weight.shape[0], -1, -1))
+        by_weights, by_read_out, by_bias = None, None, None
+        if by_move is not None:
+            by_scale = (by_move * coefficient).sum(-1, keepdim=True)
+            by_scale = by_scale if slope is None else by_scale * slope
+            by_weights = by_scale[:, size:].reshape(weights.shape)
+        if by_v is not None and at_value is not None:
+            by_v[:, size:].add_(at_value)
+            by_read_out, by_bias = torch.bmm(by_v.mT, second), by_v.sum(1)
+        by_start = torch.bmm(y, weight)
+        return (
+            by_path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True)),
+            pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2),
+            by_weights,
+            by_weight,
+            y.sum(1, keepdim=True),
+            torch.bmm(pre_2.mT, first),
+            torch.bmm(slope_2.mT, q),
+            by_read_out,
+            by_bias,
+            None,
+        )
+
+
+class _Coupling(NamedTuple):
+    """C / n, which is its own adjoint."""
+
+    weight: Tensor  # A, (G, h, d)
+    square: Tensor | None  # A A^T, (G, h, h), of networks that move rows of their own
+    substeps: int
+
+    @classmethod
+    def of(cls, weight: Tensor, rows: Tensor, substeps: int) -> _Coupling:
+        return cls(weight, torch.bmm(weight, weight.mT) if rows.shape[0] == weight.shape[0] else None, substeps)
+
+    @property
+    def own(self) -> bool:
+        """Whether each network moves rows of its own."""
+        return self.square is not None
+
+    def added(self, y: Tensor, p: Tensor) -> Tensor:
+        """The sum y + C(p) / n, (G, N, h)."""
+        if self.square is not None:
+            return torch.baddbmm(y, p, self.square, alpha=1 / self.substeps)
+        return torch.baddbmm(y, self._motion(p), self.weight.mT)
+
+    def by_weight(self, p: Tensor, by_y: Tensor) -> Tensor:
+        """What the gradient of y + C(p) / n, (G, N, h), sends to A."""
+        if self.square is not None:
+            by_square = divided(torch.bmm(p.mT, by_y), self.substeps)
+            return torch.bmm(by_square + by_square.mT, self.weight)
+        return torch.baddbmm(torch.bmm(p.mT, self._motion(by_y)), by_y.mT, self._motion(p))
+
+    def _motion(self, p: Tensor) -> Tensor:
+        """Of the shared rows, once for each network, (G, N, d)."""
+        return divided(torch.bmm(p, self.weight).sum(0), self.substeps).expand(p.shape[0], -1, -1)
+
+
+def _with_time_0(weights: Tensor) -> Tensor:
+    """Weights (G, S, M, 1) with those of time 0 ahead: the gradients there are asked for of each network."""
+    return torch.cat((torch.ones_like(weights[:, :1]), weights), 1)
+
+
+def _joined(blocks: Sequence[Tensor | None]) -> Tensor | None:
+    found = [block for block in blocks if block is not None]
+    return torch.cat(found, 1) if found else None
+
+
+def _scale(second: Tensor, weights: Tensor | None, networks: Networks) -> tuple[Tensor | None, Tensor | None]:
+    """What multiplies p where it moves: the weights, times the slope of the output tanh; and the value u of that tanh.
+
+    For h_2 (G, N, h); (G, N, 1) each, or None where there is nothing of the kind.
+    """
+    if networks.output_bias is None:
+        return weights, None
+    value = torch.tanh(torch.baddbmm(networks.output_bias[:, None], second, networks.read_out.mT))
+    slope = slope_of(value)
+    return slope if weights is None else slope * weights, value

@@ -38,8 +38,13 @@ _inverse = _in("latentflow/solvers.py", "inverse")
 _posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
 _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
 _layout = _in("latentflow/layout.py", "rollout")
-_hessian_product = _in("latentflow/hessian_product.py", "logdet", "rollout")
-_trajectory = _in("latentflow/trajectory.py", "rollout")
+_hessian_product = _in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
+_hutchinson = _in("latentflow/hutchinson.py", "written_out", "rollout")
+_hamilton_jacobi = _in("latentflow/hamilton_jacobi.py", "written_out", "rollout", "constraint")
+_time_branch = _in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
+_values = _in("latentflow/values.py", "written_out", "rollout")
+_written_out = _in("latentflow/written_out.py", "written_out", "example_train")
+_trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
 _selector = _in("latentflow/selector.py", "selector", "state")
@@ -81,15 +86,20 @@ ERRORS = (
         "bent = torch.bmm(inner, hidden_weight.mT)",
         "bent = torch.bmm(inner, hidden_weight)",
     ),
-    _hessian_product(
+    _hutchinson(
         "the adjoint of the Hessian product takes the wrong slope of the second layer",
-        "by_gate.lerp(through_tanh(by_gate, second), 3)",
-        "by_gate.lerp(through_tanh(by_gate, second), 2)",
+        "by_gate.lerp_(through_tanh(by_gate, second), 3)",
+        "by_gate.lerp_(through_tanh(by_gate, second), 2)",
     ),
-    _closed_form(
+    _hutchinson(
+        "the adjoint of the estimate forgets how the bend of the output tanh changes",
+        "by_value = (6 * value.square() - 2) * turned * tilt",
+        "by_value = torch.zeros_like(tilt)",
+    ),
+    _hessian_product(
         "the bend of the output tanh has the wrong sign",
-        "bend = -2 * value * slope",
-        "bend = 2 * value * slope",
+        "return slope, -2 * value * slope",
+        "return slope, 2 * value * slope",
     ),
     _closed_form(
         "a Hessian of substeps is not divided by their number",
@@ -101,15 +111,31 @@ ERRORS = (
         "return u.gather(1, active.reshape(-1, 1)).squeeze(1)",
         "return u.gather(1, (active.reshape(-1, 1) + 1) % u.shape[1]).squeeze(1)",
     ),
-    _potential(
+    _time_branch(
         "the time embedding's derivative lacks the frequencies",
-        "torch.cat((cos, -sin), -1) * torch.cat((frequencies, frequencies))",
+        "torch.cat((frequencies * cos, -frequencies * sin), -1)",
         "torch.cat((cos, -sin), -1)",
     ),
-    _potential(
+    _time_branch(
         "the derivative of GELU lacks its second half",
-        "gelu_slope = torch.addcmul(below, pre, torch.exp(-0.5 * pre.square()), value=1 / math.sqrt(2 * math.pi))",
-        "gelu_slope = below",
+        "slope = torch.addcmul(below, pre, density)",
+        "slope = below",
+    ),
+    _time_branch(
+        "the slope of GELU changes as the density does",
+        "density * (2 - pre.square())",
+        "density * (1 - pre.square())",
+    ),
+    _values(
+        "the adjoint of the values leaves the output tanh out",
+        "by_values = by_values * slope_of(found)",
+        "by_values = by_values * 1",
+    ),
+    _written_out("a backward pass runs in half precision", "with torch.autocast(device, enabled=False):", "if True:"),
+    _written_out(
+        "an input made of another one sends its gradient on to that",
+        "x.view_as(x) if isinstance(x, Tensor) else x for x in inputs",
+        "x for x in inputs",
     ),
     _potential("the force pushes upwards", "return -root.square()", "return root.square()"),
     _potential(
@@ -179,8 +205,8 @@ ERRORS = (
     ),
     _rollout(
         "the initial term is a mean over dimensions",
-        "return self.layout.each(gradients.square().sum(-1), 1)[:, 0]",
-        "return self.layout.each(gradients.square().mean(-1), 1)[:, 0]",
+        "gradients_at_0.square().sum(-1)",
+        "gradients_at_0.square().mean(-1)",
     ),
     _rollout(
         "a path is taken for that of parameters that have changed since",
@@ -194,18 +220,23 @@ ERRORS = (
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",
-        "return torch.baddbmm(torch.bmm(p.mT, by_motion), by_y.mT, motion)",
-        "return torch.bmm(p.mT, by_motion)",
+        "torch.baddbmm(torch.bmm(p.mT, self._motion(by_y)), by_y.mT, self._motion(p))",
+        "torch.bmm(p.mT, self._motion(by_y))",
+    ),
+    _trajectory(
+        "later latents of the path send nothing back",
+        "list(accumulate(by_path[:, 1:].unbind(1)[::-1], torch.add))",
+        "list(by_path[:, 1:].unbind(1)[::-1])",
     ),
     _constraint(
         "mean for sum in the gradient's square",
         "self._with_force(rate + 0.5 * gradients.square().sum(-1), z",
         "self._with_force(rate + 0.5 * gradients.square().mean(-1), z",
     ),
-    _rollout(
+    _hamilton_jacobi(
         "missing factor ½ in the Hamilton-Jacobi equation",
-        "torch.add(self.local.time_derivative(self.rate), kinetic, alpha=0.5)",
-        "torch.add(self.local.time_derivative(self.rate), kinetic)",
+        "torch.add(derivative, gradients.square().sum(-1), alpha=0.5)",
+        "torch.add(derivative, gradients.square().sum(-1))",
     ),
     _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
     _constraint(

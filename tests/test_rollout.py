@@ -13,10 +13,7 @@ from torch.distributions import Independent, Normal
 from benchmarks.memory import peak_bytes
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout
 from latentflow.acting import acting
-from latentflow.closed_form import Networks
-from latentflow.hessian_product import coefficient_of_product
 from latentflow.rollout import Rollout
-from latentflow.trajectory import follow
 from tests.problems import Opaque, gaussian, make_potential, potentials, rand, seeds
 
 
@@ -72,7 +69,7 @@ def test_sharing_spares_work_and_changes_nothing(kind, monkeypatch):
     potential = make_potential(4, 3)
     path = FlowPosterior(potential)(gaussian(5, 4), steps=3, **what_acts(kind, 5, 3, 3, 0))
     # what moves the latents of one network is its gradient; a mixture's tells nothing of each
-    assert (path.rollout.gradients is None) == (kind in ("switching", "weights"))
+    assert (path.rollout.trajectory.gradients is None) == (kind in ("switching", "weights"))
     hj = HJConstraint(potential, NegativeForce(4, 3).double())
     truth = hj(plain(path))
     monkeypatch.setattr(type(potential), "first_derivatives", None)  # the plain route would call it
@@ -161,47 +158,6 @@ def test_even_labels_of_all_potentials_need_no_copy_of_them():
     path = FlowPosterior(make_potential(3, 64))(gaussian(128, 3), torch.arange(128) % 64, steps=1)
     assert path.rollout.layout.k is None
     assert path.rollout.layout.rows.shape == (64, 2)
-
-
-def trajectory_inputs(num, together, weighted, bounded, seed=0):
-    """Of `follow`: networks, rows, c(t) and weights, in float64."""
-    potential = make_potential(3, num, bounded=bounded)
-    rows = rand(1 if together else num, 4, 3, seed=seed)
-    weights = rand(num, 2, 4, 1, seed=seed + 1) if weighted else None
-    return potential, rows, rand(num, 2, potential.hidden, seed=seed + 2), weights
-
-
-@pytest.mark.parametrize(
-    ("num", "together", "weighted"), [(1, True, False), (1, True, True), (3, True, True), (2, False, False)]
-)
-@pytest.mark.parametrize("bounded", [False, True])
-@pytest.mark.parametrize("substeps", [1, 3])
-def test_the_backward_pass_of_the_loop_is_right_to_second_order_and_forwards(
-    num, together, weighted, bounded, substeps
-):
-    potential, rows, shift, weights = trajectory_inputs(num, together, weighted, bounded)
-    networks = [x.detach().requires_grad_() for x in potential.networks() if x is not None]
-    inputs = [rows.requires_grad_(), shift.requires_grad_(), *networks]
-    if weighted:
-        inputs.append(weights.requires_grad_())
-
-    def activations(rows, shift, *others):
-        networks = Networks(*others[:6]) if bounded else Networks(*others[:5], None)
-        return tuple(follow(networks, rows, shift, others[-1] if weighted else None, substeps))
-
-    assert torch.autograd.gradcheck(activations, inputs, check_forward_ad=True, fast_mode=True)
-    assert torch.autograd.gradgradcheck(activations, inputs, fast_mode=True)
-
-
-def test_the_backward_pass_of_the_hessian_product_is_right_to_second_order_and_forwards():
-    rows = [rand(2, 5, 3, seed=seed).requires_grad_() for seed in range(4)]
-    layers = [rand(2, 3, 3, seed=seed).requires_grad_() for seed in (4, 5)]
-
-    def coefficient(along, y_1, y_2, p, *layers):
-        return coefficient_of_product(along, y_1.tanh(), y_2.tanh(), p, *layers)
-
-    assert torch.autograd.gradcheck(coefficient, [*rows, *layers], check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(coefficient, [*rows, *layers])
 
 
 @pytest.mark.parametrize("kind", ["int", "labels", "switching", "weights"])

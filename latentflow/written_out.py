@@ -1,0 +1,50 @@
+"""Where the backward passes that we write out stand in for autograd, and how they are differentiated themselves.
+
+Autograd records small operations one by one and runs about twice as many backwards. A written-out pass takes what it needs
+from the way there, adds gradients up inside of its products and keeps no graph. It knows ordinary first derivatives only.
+For all else, higher derivatives, `torch.func` and forward mode, there is the plain function, of operations that PyTorch knows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def serves() -> bool:
+    """Whether a written-out backward pass is what autograd will ask for, if for anything."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The backward pass in the precision of the way there, though it should be called for inside of autocast."""
+
+    @functools.wraps(backward)
+    def inner(ctx: Any, *by_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        device = next(x.device.type for x in by_outputs if x is not None)
+        if torch.compiler.is_compiling() or not torch.is_autocast_enabled(device):
+            return backward(ctx, *by_outputs)
+        with torch.autocast(device, enabled=False):
+            return backward(ctx, *by_outputs)
+
+    return inner
+
+
+def differentiably(
+    function: Callable[..., tuple[Any, ...]], inputs: tuple[Any, ...], by_outputs: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `inputs` that the plain function sends back for those of its outputs, as a graph of their own."""
+    # Of aliases: an input that is made of another one would send its gradient on to that.
+    aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
+    pairs = [(y, by) for y, by in zip(function(*aliases), by_outputs, strict=True) if by is not None]
+    outputs, by = zip(*pairs, strict=True)
+    asked = [x for x in aliases if isinstance(x, Tensor) and x.requires_grad]
+    found = iter(torch.autograd.grad(outputs, asked, by, create_graph=True, allow_unused=True))
+    return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in aliases)
