@@ -1,6 +1,6 @@
 r"""First and second derivatives of the stacked networks of `Potential`, written out.
 
-With :math:`h_1 = \tanh(Az + a)`, :math:`h_2 = \tanh(B h_1 + c(t))`, :math:`c(t) = B\tau(t) + b`, :math:`s_i = 1 - h_i^2`,
+With :math:`h_1 = \tanh(Az + a)`, :math:`h_2 = \tanh(B (h_1 + \tau(t)) + b)`, :math:`s_i = 1 - h_i^2`,
 :math:`v = w \cdot h_2`, :math:`q = B^\top(w \circ s_2)` and :math:`p = q \circ s_1`,
 
 .. math:: \nabla v = A^\top p, \quad \partial_t v = q \cdot \tau'(t), \quad
@@ -31,6 +31,7 @@ class Networks(NamedTuple):
     input_weight: Tensor  # A, (G, h, d)
     input_bias: Tensor  # a, (G, 1, h)
     hidden_weight: Tensor  # B, (G, h, h)
+    hidden_bias: Tensor  # b, (G, 1, h)
     weighted: Tensor  # B with its rows times w, (G, h, h): q = s_2 times it
     read_out: Tensor  # w, (G, 1, h)
     output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
@@ -152,17 +153,18 @@ class Local:
         return weight @ orthonormal
 
 
-def activate(networks: Networks, rows: Tensor, shift: Tensor) -> Local:
-    """Evaluate the networks at rows (G or 1, N, d), those of 1 being shared by all; c(t), (G, S, h), is that of N / S rows."""
+def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
+    """Evaluate the networks at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     first = torch.tanh(first_layer(networks, rows))
-    second, back, coefficient = above(first, shift, networks.hidden_weight.mT, networks.weighted)
+    pre_2 = torch.baddbmm(networks.hidden_bias, at_times(first, tau), networks.hidden_weight.mT)
+    second, back, coefficient = above(pre_2, first, networks.weighted)
     value = None if networks.output_bias is None else value_of(networks, second)[..., None]
     return Local.of(networks, first, second, back, coefficient, value)
 
 
-def above(first: Tensor, shift: Tensor, middle: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h_2, q and p from h_1, the only one of them that does not look at the time, and B^T and wB."""
-    second = second_layer(first, shift, middle)
+def above(pre_2: Tensor, first: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h_2, q and p, from the inputs of the second tanh, h_1 and wB."""
+    second = torch.tanh(pre_2)
     back = torch.bmm(slope_of(second), weighted)
     return second, back, through_tanh(back, first)
 
@@ -192,10 +194,9 @@ def value_of(networks: Networks, second: Tensor) -> Tensor:
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
 
 
-def second_layer(first: Tensor, shift: Tensor, middle: Tensor) -> Tensor:
-    """h_2, (G, N, h), for h_1 and B^T; c(t), (G, S, h), is that of N / S rows."""
-    if shift.shape[1] in (1, first.shape[1]):
-        return torch.tanh(torch.baddbmm(shift, first, middle))
+def at_times(first: Tensor, tau: Tensor) -> Tensor:
+    """h_1 + tau(t), (G, N, h), tau(t), (G, S, h), being that of N / S rows behind one another."""
+    if tau.shape[1] in (1, first.shape[1]):
+        return first + tau
     num, rows, hidden = first.shape
-    second = torch.bmm(first, middle).view(num, shift.shape[1], rows // max(1, shift.shape[1]), hidden)
-    return torch.tanh(second + shift[:, :, None]).flatten(1, 2)
+    return (first.view(num, tau.shape[1], rows // max(1, tau.shape[1]), hidden) + tau[:, :, None]).view_as(first)

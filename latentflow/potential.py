@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow import closed_form
-from latentflow.time_branch import Embedding, Layers, shift, shift_and_rate
+from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import positive_integer, require_floating
 from latentflow.values import values
 
@@ -99,7 +99,7 @@ class Potential(nn.Module):
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The potentials u(z, t), (..., K)."""
         z, t = self.checked(z, t)
-        of_times = self._for_rows(shift(self.embedding(t), self.time_layers()), t, z.shape[:-1])
+        of_times = self._for_rows(tau(self.embedding(t), self.time_layers()), t, z.shape[:-1])
         value = values(self.networks(), z.reshape(1, -1, self.dim), of_times)
         return value.mT.reshape(*z.shape[:-1], self.num)
 
@@ -150,20 +150,19 @@ class Potential(nn.Module):
             _chosen(self.input_weight, k),
             _chosen(self.input_bias, k)[:, None],
             hidden_weight,
+            _chosen(self.hidden_bias, k)[:, None],
             hidden_weight * read_out.mT,
             read_out,
             None if self.output_bias is None else _chosen(self.output_bias, k)[:, None],
         )
 
-    def time_layers(self, k: int | Tensor | None = None, *, hidden_weight: Tensor | None = None) -> Layers:
-        """The parameters of the time branch, of the networks that `networks` gives; their B, if it is at hand."""
+    def time_layers(self, k: int | Tensor | None = None) -> Layers:
+        """The parameters of the time branch, of the networks that `networks` gives."""
         return Layers(
             _chosen(self.time_in_weight, k),
             _chosen(self.time_in_bias, k)[:, None],
             _chosen(self.time_out_weight, k),
             _chosen(self.time_out_bias, k)[:, None],
-            _chosen(self.hidden_weight, k) if hidden_weight is None else hidden_weight,
-            _chosen(self.hidden_bias, k)[:, None],
         )
 
     def embedding(self, t: Tensor) -> Embedding:
@@ -183,9 +182,9 @@ class Potential(nn.Module):
     def _local(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[closed_form.Local, Tensor]:
         """The networks at all latents in a row, and tau'(t)."""
         z, t = self.checked(z, t)
-        of_times = shift_and_rate(self.embedding(t), self.time_layers(k))
-        shift, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
-        return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), shift), rate
+        of_times = tau_and_rate(self.embedding(t), self.time_layers(k))
+        of_rows, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
+        return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), of_rows), rate
 
     def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
         """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture or labels."""

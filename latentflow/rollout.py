@@ -17,7 +17,7 @@ from latentflow.hamilton_jacobi import left_hand_side
 from latentflow.hutchinson import hutchinson
 from latentflow.layout import Layout
 from latentflow.potential import Potential
-from latentflow.time_branch import Embedding, shift, shift_and_rate
+from latentflow.time_branch import Embedding, tau, tau_and_rate
 from latentflow.trajectory import Trajectory, follow
 from latentflow.values import values
 
@@ -69,10 +69,9 @@ class Rollout:
 
     def root_values(self, root: Potential, times: Tensor) -> Tensor:
         """The values of other networks, as many as the potential's, along the path: (B, S, K') at `times` (S,)."""
-        networks = root.networks(self.layout.k)
-        layers = root.time_layers(self.layout.k, hidden_weight=networks.hidden_weight)
-        embedding = self.embedding.after_first() if root.hidden == self.potential.hidden else root.embedding(times)
-        return self.layout.each(values(networks, self.rows, shift(embedding, layers)), self.steps)
+        k, same = self.layout.k, root.hidden == self.potential.hidden
+        at_times = tau(self.embedding.after_first() if same else root.embedding(times), root.time_layers(k))
+        return self.layout.each(values(root.networks(k), self.rows, at_times), self.steps)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
@@ -108,9 +107,8 @@ def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, su
     networks = potential.networks(layout.k)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     embedding = potential.embedding(at_0)
-    layers = potential.time_layers(layout.k, hidden_weight=networks.hidden_weight)
-    shifts, rate = shift_and_rate(embedding, layers)
-    trajectory = follow(networks, layout.spread(z0), shifts, layout.weights, substeps)
+    at_times, rate = tau_and_rate(embedding, potential.time_layers(layout.k))
+    trajectory = follow(networks, layout.spread(z0), at_times, layout.weights, substeps)
     z = layout.collect(trajectory.path)
     return Rollout(potential, layout, z, networks, embedding, trajectory, rate[:, 1:], _versions(potential))
 

@@ -1,8 +1,8 @@
-r"""What the time adds to the hidden layer of the networks, its backward pass written out.
+r"""What the time adds to the first layer of the networks, its backward pass written out.
 
 With :math:`e(t)` the sinusoidal embedding and :math:`\Phi, \varphi` the normal distribution and its density,
 
-.. math:: x = W_1 e + b_1, \quad \tau = W_2\, x \Phi(x) + b_2, \quad c = B\tau + b, \quad
+.. math:: x = W_1 e + b_1, \quad \tau = W_2\, x \Phi(x) + b_2, \quad
           \tau' = W_2\,[g \circ W_1 e'], \quad g = \Phi(x) + x\,\varphi(x).
 """
 
@@ -24,16 +24,13 @@ class Layers(NamedTuple):
     bias_in: Tensor  # b_1, (G, 1, h)
     weight_out: Tensor  # W_2, (G, h, h)
     bias_out: Tensor  # b_2, (G, 1, h)
-    hidden_weight: Tensor  # B, (G, h, h)
-    hidden_bias: Tensor  # b, (G, 1, h)
 
 
 class _Parts(NamedTuple):
-    """What c comes from, (G, S, h) each."""
+    """What tau comes from, (G, S, h) each."""
 
     pre: Tensor  # x
     below: Tensor  # Phi
-    tau: Tensor
     density: Tensor  # phi
     slope: Tensor  # g
     turned: Tensor | None  # W_1 e', where tau' is wanted
@@ -58,22 +55,22 @@ class Embedding(NamedTuple):
         return Embedding(self.sinusoid[1:], self.rate[1:])
 
 
-def shift_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
-    """c(t) and tau'(t), (G, S, h) each."""
+def tau_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
+    """tau(t) and tau'(t), (G, S, h) each."""
     inputs = *embedding, *layers
     return _Branch.apply(*inputs) if serves() else _branch(*inputs)  # type: ignore[no-untyped-call, return-value]
 
 
-def shift(embedding: Embedding, layers: Layers) -> Tensor:
-    """c(t) alone, (G, S, h)."""
+def tau(embedding: Embedding, layers: Layers) -> Tensor:
+    """Without the rate, (G, S, h)."""
     inputs = embedding.sinusoid, None, *layers
     found: Tensor = (_Branch.apply(*inputs) if serves() else _branch(*inputs))[0]  # type: ignore[no-untyped-call]
     return found
 
 
 def _branch(embedded: Tensor, turned: Tensor | None, *layers: Tensor) -> tuple[Tensor, Tensor | None]:
-    shift, rate, _ = _evaluate(embedded, turned, Layers(*layers))
-    return shift, rate
+    tau, rate, _ = _evaluate(embedded, turned, Layers(*layers))
+    return tau, rate
 
 
 def _evaluate(embedded: Tensor, turned: Tensor | None, layers: Layers) -> tuple[Tensor, Tensor | None, _Parts]:
@@ -83,14 +80,13 @@ def _evaluate(embedded: Tensor, turned: Tensor | None, layers: Layers) -> tuple[
     # GELU is x times Phi, and for so few rows oneDNN, behind F.gelu, takes longer.
     below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
     tau = torch.baddbmm(layers.bias_out, pre * below, weight_out)
-    shift = torch.baddbmm(layers.hidden_bias, tau, layers.hidden_weight.mT)
     # A literal, for 1 / sqrt(2 pi): within an autograd function torch.compile takes no names of numbers.
     density = torch.exp(-0.5 * pre.square()) * 0.3989422804014327
     slope = torch.addcmul(below, pre, density)
     if turned is None:
-        return shift, None, _Parts(pre, below, tau, density, slope, None)
+        return tau, None, _Parts(pre, below, density, slope, None)
     turned = torch.bmm(turned.expand(each_network), weight_in)
-    return shift, torch.bmm(slope * turned, weight_out), _Parts(pre, below, tau, density, slope, turned)
+    return tau, torch.bmm(slope * turned, weight_out), _Parts(pre, below, density, slope, turned)
 
 
 class _Branch(torch.autograd.Function):
@@ -98,20 +94,19 @@ class _Branch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, embedded: Tensor, turned: Tensor | None, *layers: Tensor) -> tuple[Tensor, Tensor | None]:
-        shift, rate, parts = _evaluate(embedded, turned, Layers(*layers))
+        tau, rate, parts = _evaluate(embedded, turned, Layers(*layers))
         ctx.save_for_backward(embedded, turned, *layers, *parts)
-        return shift, rate
+        return tau, rate
 
     @staticmethod
     @apart_from_autocast
-    def backward(ctx: Any, by_shift: Tensor, by_rate: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_tau: Tensor, by_rate: Tensor | None) -> tuple[Tensor | None, ...]:
         embedded, rotated, *rest = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return differentiably(_branch, (embedded, rotated, *rest[:6]), (by_shift, by_rate))
-        layers, parts = Layers(*rest[:6]), _Parts(*rest[6:])
-        pre, below, tau, density, slope, turned = parts
+            return differentiably(_branch, (embedded, rotated, *rest[:4]), (by_tau, by_rate))
+        layers, parts = Layers(*rest[:4]), _Parts(*rest[4:])
+        pre, below, density, slope, turned = parts
         each_network = pre.shape[0], -1, -1
-        by_tau = torch.bmm(by_shift, layers.hidden_weight)
         by_pre = slope * torch.bmm(by_tau, layers.weight_out)
         by_weight_out = torch.bmm(by_tau.mT, pre * below)
         along, by_turned, by_rotated = embedded.expand(each_network), None, None
@@ -131,6 +126,4 @@ class _Branch(torch.autograd.Function):
             by_pre.sum(1, keepdim=True),
             by_weight_out,
             by_tau.sum(1, keepdim=True),
-            torch.bmm(by_shift.mT, tau),
-            by_shift.sum(1, keepdim=True),
         )

@@ -4,7 +4,7 @@ A step moves latents by :math:`\frac1n \sum_k \omega_k\, p_k A_k`, so it moves t
 tanh by :math:`\frac1n \sum_k \omega_k\, p_k A_k A_j^\top`. The latents themselves are not needed until the end. With the names
 of `closed_form`, one step is
 
-.. math:: h_1 = \tanh y, \quad h_2 = \tanh(B h_1 + c), \quad q = (w \circ s_2) B, \quad p = q \circ s_1, \quad
+.. math:: h_1 = \tanh y, \quad h_2 = \tanh(B (h_1 + \tau) + b), \quad q = (w \circ s_2) B, \quad p = q \circ s_1, \quad
           y \leftarrow y + \tfrac1n\, C(\omega\, p), \quad C(p)_j = \textstyle\sum_k p_k A_k A_j^\top.
 
 The gradients at time 0, where nothing moves yet, are made on the way, of one more block of rows: the initial term of
@@ -39,17 +39,17 @@ class Trajectory(NamedTuple):
     gradients_at_0: Tensor  # where the path starts, at time 0, (G, M, d)
 
 
-def follow(networks: Networks, rows: Tensor, shift: Tensor, weights: Tensor | None, substeps: int) -> Trajectory:
+def follow(networks: Networks, rows: Tensor, tau: Tensor, weights: Tensor | None, substeps: int) -> Trajectory:
     """Move latents along the networks; what they say on the way.
 
     Args:
         networks: G of them.
         rows: where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all.
-        shift: c(t) of time 0 and of every step, (G, S+1, h).
+        tau: tau(t) of time 0 and of every step, (G, S+1, h).
         weights: (G, S, M, 1), how strongly each network moves the shared rows; None for one network, or for rows of their own.
         substeps: n, by which the gradients are divided.
     """
-    inputs = rows, shift, weights, *networks, substeps
+    inputs = rows, tau, weights, *networks, substeps
     if serves():
         return Trajectory(*_Follow.apply(*inputs))  # type: ignore[no-untyped-call]
     return _follow(*inputs)
@@ -82,11 +82,12 @@ def _follow(*inputs: Any) -> Trajectory:
     return _evaluate(*inputs)[0]
 
 
-def _evaluate(rows: Tensor, shift: Tensor, weights: Tensor | None, *others: Any) -> tuple[Trajectory, _Blocks]:
+def _evaluate(rows: Tensor, tau: Tensor, weights: Tensor | None, *others: Any) -> tuple[Trajectory, _Blocks, _Coupling]:
     networks, substeps = Networks(*others[:-1]), others[-1]
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
     coupling = _Coupling.of(weight, rows, substeps)
-    acts = [None] * shift.shape[1] if weights is None else _with_time_0(weights).unbind(1)
+    shift = torch.baddbmm(networks.hidden_bias, tau, middle)
+    acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
     y = first_layer(networks, rows)
     found: list[_Blocks] = []
     for block, (now, active) in enumerate(zip(shift[:, :, None].unbind(1), acts, strict=True)):
@@ -94,7 +95,7 @@ def _evaluate(rows: Tensor, shift: Tensor, weights: Tensor | None, *others: Any)
             y = coupling.added(y, found[-1].moving)
         if block != 1:  # which starts where time 0 does
             first = torch.tanh(y)
-        second, back, coefficient = above(first, now, middle, networks.weighted)
+        second, back, coefficient = above(torch.baddbmm(now, first, middle), first, networks.weighted)
         scale, value = _scale(second, active, networks)
         moving = coefficient if scale is None else coefficient * scale
         found.append(_Blocks(first, second, back, coefficient, value, moving))
@@ -103,7 +104,7 @@ def _evaluate(rows: Tensor, shift: Tensor, weights: Tensor | None, *others: Any)
     gradients = torch.bmm(moving, weight)
     each = gradients[:, size:]
     motion = divided(each if coupling.own else each.sum(0, keepdim=True), substeps)
-    motions = motion.view(rows.shape[0], shift.shape[1] - 1, *rows.shape[1:]).unbind(1)
+    motions = motion.view(rows.shape[0], tau.shape[1] - 1, *rows.shape[1:]).unbind(1)
     trajectory = Trajectory(
         torch.stack(list(accumulate((rows, *motions), torch.add)), 1),
         first[:, size:],
@@ -114,7 +115,7 @@ def _evaluate(rows: Tensor, shift: Tensor, weights: Tensor | None, *others: Any)
         each if weights is None else None,
         gradients[:, :size],
     )
-    return trajectory, blocks
+    return trajectory, blocks, coupling
 
 
 class _Follow(torch.autograd.Function):
@@ -122,22 +123,22 @@ class _Follow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
-        trajectory, blocks = _evaluate(*inputs)
+        trajectory, blocks, coupling = _evaluate(*inputs)
         *tensors, ctx.substeps = inputs
-        ctx.save_for_backward(*tensors, *blocks)
+        ctx.save_for_backward(*tensors, *blocks, coupling.square)
         return tuple(trajectory)
 
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
         """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
-        *tensors, first, second, _, coefficient, value, moving = ctx.saved_tensors
+        *tensors, first, second, _, coefficient, value, moving, square = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiably(_follow, (*tensors, ctx.substeps), by_outputs)
-        rows, shift, weights, *parameters = tensors
-        networks, steps, size = Networks(*parameters), shift.shape[1] - 1, rows.shape[1]
+        rows, tau, weights, *parameters = tensors
+        networks, steps, size = Networks(*parameters), tau.shape[1] - 1, rows.shape[1]
         weight, middle, weighted = networks.input_weight, networks.hidden_weight, networks.weighted.mT
-        coupling, transposed = _Coupling.of(weight, rows, ctx.substeps), weight.mT
+        coupling, transposed = _Coupling(weight, square, ctx.substeps), weight.mT
         by_path, at_1, by_second, at_q, at_p, by_value, by_gradients, by_gradients_at_0 = by_outputs
         # What does not wait for later steps is ready before the loop.
         slope_1, slope_2 = slope_of(first), slope_of(second)
@@ -194,14 +195,15 @@ class _Follow(torch.autograd.Function):
         if by_v is not None and at_value is not None:
             by_v[:, size:].add_(at_value)
             by_read_out, by_bias = torch.bmm(by_v.mT, second), by_v.sum(1)
-        by_start = torch.bmm(y, weight)
+        by_start, by_shift = torch.bmm(y, weight), pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
         return (
             by_path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True)),
-            pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2),
+            torch.bmm(by_shift, middle),
             by_weights,
             by_weight,
             y.sum(1, keepdim=True),
-            torch.bmm(pre_2.mT, first),
+            torch.bmm(pre_2.mT, first).baddbmm_(by_shift.mT, tau),
+            by_shift.sum(1, keepdim=True),
             torch.bmm(slope_2.mT, q),
             by_read_out,
             by_bias,

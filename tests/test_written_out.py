@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from latentflow.closed_form import Networks
 from latentflow.hamilton_jacobi import left_hand_side
 from latentflow.hutchinson import hutchinson
-from latentflow.time_branch import Embedding, Layers, shift, shift_and_rate
+from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.trajectory import Trajectory, follow
 from latentflow.values import values
 from tests.problems import make_potential, rand, randn, seeds
@@ -20,20 +20,20 @@ def of_networks(num, bounded, seed):
     """The parameters of G networks, and what puts them together again."""
     potential = make_potential(DIM, num, 4, bounded=bounded, seed=seed)
     parameters = [x.detach() for x in potential.networks() if x is not None]
-    return parameters, lambda found: Networks(*found, *[None] * (6 - len(found)))
+    return parameters, lambda found: Networks(*found, *[None] * (7 - len(found)))
 
 
 def trajectory(num, shared, weighted, bounded, seed, substeps=1):
     parameters, networks = of_networks(num, bounded, seed)
-    rows, shifts = randn(1 if shared else num, ROWS, DIM, seed=seed), randn(num, STEPS + 1, 4, seed=seed + 1)
+    rows, times = randn(1 if shared else num, ROWS, DIM, seed=seed), randn(num, STEPS + 1, 4, seed=seed + 1)
     weights = [rand(num, STEPS, ROWS, 1, seed=seed + 2)] if weighted else []
 
-    def function(rows, shifts, *others):
+    def function(rows, times, *others):
         acts = others[-1] if weighted else None
-        found = follow(networks(others[: len(parameters)]), rows, shifts, acts, substeps)
+        found = follow(networks(others[: len(parameters)]), rows, times, acts, substeps)
         return tuple(x for x in found if x is not None)
 
-    return function, [rows, shifts, *parameters, *weights]
+    return function, [rows, times, *parameters, *weights]
 
 
 def estimate(num, shared, weighted, bounded, seed, substeps=1):
@@ -66,13 +66,13 @@ def left(num, shared, weighted, bounded, seed, substeps=1):
 
 def of_values(num, shared, weighted, bounded, seed, substeps=1):
     parameters, networks = of_networks(num, bounded, seed)
-    rows, shifts = randn(1 if shared else num, STEPS * ROWS, DIM, seed=seed), randn(num, STEPS, 4, seed=seed + 1)
-    used = [x for n, x in enumerate(parameters) if n != 3]  # not B with its rows times w
+    rows, times = randn(1 if shared else num, STEPS * ROWS, DIM, seed=seed), randn(num, STEPS, 4, seed=seed + 1)
+    used = [x for n, x in enumerate(parameters) if n != 4]  # not B with its rows times w
 
-    def function(rows, shifts, *others):
-        return values(networks([*others[:3], others[2], *others[3:]]), rows, shifts)
+    def function(rows, times, *others):
+        return values(networks([*others[:4], others[2], *others[4:]]), rows, times)
 
-    return function, [rows, shifts, *used]
+    return function, [rows, times, *used]
 
 
 def branch(num, shared, weighted, bounded, seed, substeps=1):
@@ -80,14 +80,14 @@ def branch(num, shared, weighted, bounded, seed, substeps=1):
     layers = [x.detach() for x in potential.time_layers()]
 
     def function(times, *layers):
-        return shift_and_rate(Embedding.of(times, 4), Layers(*layers))
+        return tau_and_rate(Embedding.of(times, 4), Layers(*layers))
 
     return function, [rand(STEPS, seed=seed), *layers]
 
 
 def branch_alone(num, shared, weighted, bounded, seed, substeps=1):
     _, inputs = branch(num, shared, weighted, bounded, seed)
-    return lambda times, *layers: shift(Embedding.of(times, 4), Layers(*layers)), inputs
+    return lambda times, *layers: tau(Embedding.of(times, 4), Layers(*layers)), inputs
 
 
 CASES = [trajectory, estimate, left, of_values, branch, branch_alone]
@@ -152,8 +152,10 @@ def test_what_is_frozen_gets_no_gradient_and_spoils_none(frozen):
 
 def test_gradients_of_gradients_do_not_pass_through_inputs_made_of_others():
     function, inputs = of_values(1, True, False, False, 0)
-    rows, shifts, weight, bias, middle, read_out = (x.requires_grad_() for x in inputs)
-    derived = function(rows, shifts, weight, bias, middle, read_out + middle[:, :1])  # the read-out hangs on B
+    rows, times, weight, bias, middle, middle_bias, read_out = (x.requires_grad_() for x in inputs)
+    derived = function(
+        rows, times, weight, bias, middle, middle_bias, read_out + middle[:, :1]
+    )  # the read-out hangs on B
     (by_middle,) = torch.autograd.grad(derived.sum(), middle, create_graph=True)
     (plain,) = torch.autograd.grad(derived.sum(), middle)
     torch.testing.assert_close(by_middle, plain, rtol=1e-12, atol=1e-12)
