@@ -112,37 +112,60 @@ class HJConstraint(nn.Module):
         with without_autocast(path.z):
             shared = path.rollout if self._may_share(path) else None
             z = path.z[:, :-1] if shared is not None else _latents(path.z[:, :-1])  # the flow has looked at its own
-            steps = z.shape[1]
             num = derivatives.number_of_potentials(self.potential, z[:, 0])
             if path.weights.shape[-1] != num:
                 raise ValueError(
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
                     "give flow and constraint the same potential"
                 )
-            # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
-            label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
-            if shared is not None and shared.layout.weights is not None:
-                label = None  # the flow itself has taken these labels as weights
-            weights = path.weights if label is None else None
-            first = label[:, 0] if isinstance(label, Tensor) else label
-            if shared is not None and self.times == "grid":
-                residual, force = self._with_force(shared.hamilton_jacobi(), z, path.times[1:], label, shared)
+            if shared is not None and self.times == "grid" and self._sees_rows(num):
+                total = self._of_rollout(shared, path.times[1:])
             else:
-                t = path.times[1:] if self.label == "end" else path.times[:-1]
-                if self.times == "uniform":
-                    cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
-                    t = path.times[1:] - cell  # in (t-1, t]
-                residual, force = self._residual_and_force(z, t, label)
-            penalty = residual.square()
-            if force is not None and self.force_penalty > 0:
-                penalty = torch.sub(penalty, force, alpha=self.force_penalty)
-            total = penalty.mean((1, 2)) if weights is None else (weights * penalty).sum((1, 2)) / steps
-            if self.initial_weight > 0:
-                initial = self._initial(z[:, 0], first) if shared is None else shared.squared_gradients_at_0()
-                initial = initial if weights is None else weights[:, 0] * initial
-                total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
+                total = self._of_path(path, z, generator)
             _finite("HJConstraint", total[:, None])
             return total
+
+    def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
+        # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
+        label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
+        weights = path.weights if label is None else None
+        t = path.times[1:] if self.label == "end" else path.times[:-1]
+        if self.times == "uniform":
+            cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
+            t = path.times[1:] - cell  # in (t-1, t]
+        penalty = self._penalty(*self._residual_and_force(z, t, label))
+        total = penalty.mean((1, 2)) if weights is None else (weights * penalty).sum((1, 2)) / z.shape[1]
+        if self.initial_weight > 0:
+            initial = self._initial(z[:, 0], label[:, 0] if isinstance(label, Tensor) else label)
+            initial = initial if weights is None else weights[:, 0] * initial
+            total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
+        return total
+
+    def _sees_rows(self, num: int) -> bool:
+        """Whether the force can be evaluated as the flow has evaluated the potential."""
+        force = self.force
+        return force is None or (
+            type(force) is NegativeForce and force.num == num and derivatives.has_closed_form(force.root)
+        )
+
+    def _of_rollout(self, rollout: Rollout, times: Tensor) -> Tensor:
+        """The penalty of each sample, (B,), from the rows that the flow has evaluated."""
+        residual, force = rollout.hamilton_jacobi(), None
+        if isinstance(self.force, NegativeForce):
+            force = self.force.of_rows(rollout.root_values(self.force.root, times), rollout.layout.k)
+            residual = residual - force
+        total = rollout.layout.mean_over_steps(self._penalty(residual, force), rollout.steps)
+        if self.initial_weight > 0:
+            initial = rollout.layout.at_start(rollout.squared_gradients_at_0())
+            total = torch.add(total, initial, alpha=self.initial_weight)
+        return total
+
+    def _penalty(self, residual: Tensor, force: Tensor | None) -> Tensor:
+        penalty = residual.square()
+        if force is None or self.force_penalty == 0:
+            return penalty
+        return torch.sub(penalty, force, alpha=self.force_penalty)
 
     def _may_share(self, path: LatentPath) -> bool:
         """Whether the path has evaluated our very potential where we want it."""
@@ -156,20 +179,10 @@ class HJConstraint(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """(..., K) of every potential, or (..., 1) of the labelled one."""
         rate, gradients = derivatives.first_derivatives(self.potential, z, t, label)
-        return self._with_force(rate + 0.5 * gradients.square().sum(-1), z, t, label, None)
-
-    def _with_force(
-        self, left: Tensor, z: Tensor, t: Tensor | float, label: int | Tensor | None, shared: Rollout | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The residual, left-hand side minus force, and the force."""
+        left = rate + 0.5 * gradients.square().sum(-1)
         if self.force is None:
             return left, None
         num = left.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
-        ours = type(self.force) is NegativeForce and derivatives.has_closed_form(self.force.root)
-        if shared is not None and isinstance(self.force, NegativeForce) and ours and self.force.num == num:
-            root = shared.root_values(self.force.root, torch.as_tensor(t))
-            force = self.force.of_root(root, label)
-            return left - force, force
         force = derivatives.values(self.force, z, t)
         if force.shape != (*z.shape[:-1], num):
             raise ValueError(

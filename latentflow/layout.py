@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from latentflow.acting import Acting
-from latentflow.validate import holds
+from latentflow.validate import read
 
+Numbers = npt.NDArray[np.int64]
+Count = TypeVar("Count", int, Numbers)
 GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
 
@@ -59,6 +64,18 @@ class Layout:
             return x.permute(2, 1, 0, *range(3, x.ndim))
         return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
 
+    def mean_over_steps(self, x: Tensor, steps: int) -> Tensor:
+        """Of x (G, S M), the own network's, or the weighted sum over all, as (B,)."""
+        x = x.view(x.shape[0], steps, x.shape[1] // steps)
+        return self._samples(x.mean(1)) if self.weights is None else (x * self.weights[..., 0]).sum((0, 1)) / steps
+
+    def at_start(self, x: Tensor) -> Tensor:
+        """X (G, M), the own network's, or the sum over all with the weights of the first step, as (B,)."""
+        return self._samples(x) if self.weights is None else (x * self.weights[:, 0, :, 0]).sum(0)
+
+    def _samples(self, x: Tensor) -> Tensor:
+        return x[0] if self.place is None else x.flatten().index_select(0, self.place)
+
     def total(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
         each = self.each(x, steps)
@@ -74,32 +91,31 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
         return Layout(what.label, None, None, None)
     label = what.label[:, 0] if isinstance(what.label, Tensor) and what.constant else None
     # Groups need their sizes on the host: read where that costs no synchronisation, else weigh one-hot.
-    if label is not None and label.device.type == "cpu" and holds(label >= 0) is not None:
-        counts = label.bincount(minlength=what.weights.shape[-1]).tolist()
-        if label.numel() > 0:
-            return _grouped(label, counts)
+    if label is not None and label.device.type == "cpu" and label.numel() > 0:
+        labels = read(label, lambda x: x.numpy())
+        if labels is not None:
+            return _grouped(labels, np.bincount(labels, minlength=what.weights.shape[-1]))
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
 
 
-def _grouped(label: Tensor, counts: list[int]) -> Layout:
+def _grouped(labels: Numbers, counts: Numbers) -> Layout:
     """For labels (B,), and how many there are of each."""
-    size = _group_size(counts)
-    groups = [_groups(count, size) for count in counts]
-    if sum(groups) == 1:
-        return Layout(counts.index(max(counts)), None, None, None)
-    order = label.argsort(stable=True)
-    of_each = torch.tensor((counts, groups))
-    sample, group = (of_each.cumsum(1) - of_each).unbind()  # the first of each label
-    of_row = label[order]
-    row = group[of_row] * size + torch.arange(len(label)) - sample[of_row]
-    rows = order[0].expand(sum(groups) * size).clone()
+    size = _group_size(counts.tolist())
+    groups = _groups(counts, size)
+    if groups.sum() == 1:
+        return Layout(int(labels[0]), None, None, None)
+    order = labels.argsort(kind="stable")
+    of_row = labels[order]
+    first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
+    row = first_group[of_row] * size + np.arange(len(labels)) - first_sample[of_row]
+    rows = np.full(groups.sum() * size, order[0])
     rows[row] = order
-    place = torch.empty_like(order)
+    place = np.empty_like(order)
     place[order] = row
-    one_each = all(number == 1 for number in groups)
-    networks = None if one_each else torch.arange(len(counts)).repeat_interleave(of_each[1])
-    return Layout(networks, rows.view(-1, size), place, None)
+    one_each = bool((groups == 1).all())
+    networks = None if one_each else torch.from_numpy(np.arange(len(counts)).repeat(groups))
+    return Layout(networks, torch.from_numpy(rows.reshape(-1, size)), torch.from_numpy(place), None)
 
 
 def _group_size(counts: list[int]) -> int:
@@ -113,5 +129,5 @@ def _group_size(counts: list[int]) -> int:
     return min(sizes, key=work)
 
 
-def _groups(count: int, size: int) -> int:
+def _groups(count: Count, size: int) -> Count:
     return -(-count // size)

@@ -264,14 +264,15 @@ class NegativeForce(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """f(z, t) of all K, (..., K)."""
-        return self.of_root(self.root(z, t), None)
+        return _negative_square(self.root(z, t), self.bias)
 
-    def of_root(self, root: Tensor, label: int | Tensor | None) -> Tensor:
-        """F for the values m of `root` (..., K), or (..., 1) of the labelled ones; the bias is still to be added."""
-        if self.bias is None:
-            return -root.square()
-        bias = self.bias if label is None else self.bias[label]
-        return -(root + (bias[..., None] if isinstance(label, Tensor) else bias)).square()
+    def of_rows(self, root: Tensor, k: int | Tensor | None) -> Tensor:
+        """F for the values (G, N) of the root's networks, of those that `Potential.networks` gives for k."""
+        return _negative_square(root, None if self.bias is None else _chosen(self.bias, k)[:, None])
+
+
+def _negative_square(root: Tensor, bias: Tensor | None) -> Tensor:
+    return -(root if bias is None else root + bias).square()
 
 
 def _chosen(parameter: Tensor, k: int | Tensor | None) -> Tensor:

@@ -56,22 +56,21 @@ class Rollout:
         return Local.of(self.networks, first, second, back, coefficient, value)
 
     def hamilton_jacobi(self) -> Tensor:
-        """du/dt + |grad u|^2 / 2 at the start of every step, (B, S, K')."""
+        """du/dt + |grad u|^2 / 2 of the rows at the start of every step, (G, S M)."""
         trajectory = self.trajectory
         # What moves a mixture does not tell of each network.
         gradients = self.local.gradients() if trajectory.gradients is None else trajectory.gradients
-        left = left_hand_side(gradients, trajectory.back, trajectory.value, self.rate)
-        return self.layout.each(left, self.steps)
+        return left_hand_side(gradients, trajectory.back, trajectory.value, self.rate)
 
     def squared_gradients_at_0(self) -> Tensor:
-        """|grad u|^2 at z_0 and time 0, (B, K')."""
-        return self.layout.each(self.trajectory.gradients_at_0.square().sum(-1), 1)[:, 0]
+        """|grad u|^2 of the rows at z_0 and time 0, (G, M)."""
+        return self.trajectory.gradients_at_0.square().sum(-1)
 
     def root_values(self, root: Potential, times: Tensor) -> Tensor:
-        """The values of other networks, as many as the potential's, along the path: (B, S, K') at `times` (S,)."""
+        """The values of other networks, as many as the potential's, of the rows at `times` (S,): (G, S M)."""
         k, same = self.layout.k, root.hidden == self.potential.hidden
         at_times = tau(self.embedding.after_first() if same else root.embedding(times), root.time_layers(k))
-        return self.layout.each(values(root.networks(k), self.rows, at_times), self.steps)
+        return values(root.networks(k), self.rows, at_times)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""

@@ -12,11 +12,12 @@ import operator
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
 
+Found = TypeVar("Found")
 _VALUES_ARE_CHECKED: ContextVar[bool] = ContextVar("latentflow_values_are_checked", default=True)
 
 
@@ -49,25 +50,23 @@ class validate_values:
 
 def holds(condition: Tensor) -> bool | None:
     """Whether every element of `condition` holds, or None where values may not be read."""
-    found = _read(condition, lambda x: x.all())
-    return None if found is None else bool(found)
+    return read(condition, lambda x: bool(x.all()))
 
 
 def sums_up(x: Tensor) -> bool | None:
     """Whether the sum of `x` is finite, hence all of x, or None where values may not be read. One number tells."""
-    total = _read(x, lambda x: x.sum())
-    return None if total is None else math.isfinite(total)
+    return read(x, lambda x: math.isfinite(x.sum().item()))
 
 
-def _read(x: Tensor, of: Callable[[Tensor], Tensor]) -> float | None:
-    """The number `of(x)`, or None where values may not be read."""
+def read(x: Tensor, of: Callable[[Tensor], Found]) -> Found | None:
+    """What `of` reads of the values of `x`, or None where values may not be read."""
     if torch.compiler.is_compiling() or not _VALUES_ARE_CHECKED.get():
         return None
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
     try:
-        return of(x).item()
-    except RuntimeError:  # inside vmap or with fake tensors there is no single number to read
+        return of(x)
+    except RuntimeError:  # inside vmap or with fake tensors there are no numbers to read
         return None
 
 

@@ -137,7 +137,7 @@ ERRORS = (
         "x.view_as(x) if isinstance(x, Tensor) else x for x in inputs",
         "x for x in inputs",
     ),
-    _potential("the force pushes upwards", "return -root.square()", "return root.square()"),
+    _potential("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
         "parameters are drawn from a narrower range",
         "-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)",
@@ -197,11 +197,16 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
+    _layout(
+        "the initial term of a mixture takes the weights of the last step",
+        "(x * self.weights[:, 0, :, 0]).sum(0)",
+        "(x * self.weights[:, -1, :, 0]).sum(0)",
+    ),
     _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
     _layout(
         "the second group of a label is moved by the next network",
-        "torch.arange(len(counts)).repeat_interleave(of_each[1])",
-        "torch.arange(sum(groups)) % len(counts)",
+        "np.arange(len(counts)).repeat(groups)",
+        "np.arange(groups.sum()) % len(counts)",
     ),
     _rollout(
         "the initial term is a mean over dimensions",
@@ -230,8 +235,8 @@ ERRORS = (
     ),
     _constraint(
         "mean for sum in the gradient's square",
-        "self._with_force(rate + 0.5 * gradients.square().sum(-1), z",
-        "self._with_force(rate + 0.5 * gradients.square().mean(-1), z",
+        "left = rate + 0.5 * gradients.square().sum(-1)",
+        "left = rate + 0.5 * gradients.square().mean(-1)",
     ),
     _hamilton_jacobi(
         "missing factor ½ in the Hamilton-Jacobi equation",
@@ -240,12 +245,12 @@ ERRORS = (
     ),
     _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
     _constraint(
-        "sum for mean over the steps", "(weights * penalty).sum((1, 2)) / steps", "(weights * penalty).sum((1, 2))"
+        "sum for mean over the steps", "(weights * penalty).sum((1, 2)) / z.shape[1]", "(weights * penalty).sum((1, 2))"
     ),
     _constraint(
         "the residual of the mixture, not the mixture of the residuals",
-        "(weights * penalty).sum((1, 2)) / steps",
-        "(weights * penalty.sqrt()).sum(2).square().sum(1) / steps",
+        "(weights * penalty).sum((1, 2)) / z.shape[1]",
+        "(weights * penalty.sqrt()).sum(2).square().sum(1) / z.shape[1]",
     ),
     _constraint(
         "the initial term keeps the last potential only",

@@ -30,7 +30,12 @@ def autocast_is_switched_off_where_the_latents_are(monkeypatch):
         assert (device_type, enabled) == ("meta", False)
         return contextlib.nullcontext()  # torch knows of none for this device
 
+    def is_enabled(device_type):
+        assert device_type == "meta"
+        return True
+
     monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr(torch, "is_autocast_enabled", is_enabled)
 
 
 class User(Opaque):

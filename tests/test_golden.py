@@ -14,7 +14,7 @@ import latentflow.objective
 import latentflow.prior
 import latentflow.selector
 import latentflow.solvers
-from latentflow import FlowPosterior, HJConstraint, NegativeForce, Potential
+from latentflow import FlowPosterior, HJConstraint, Potential
 from latentflow.curvature import Curvature
 from tests.golden import CHECKPOINT, TOLERANCE, VALUES, Model, differences, known, measured, restored
 
@@ -60,8 +60,8 @@ CHANGES = {
     "Hutchinson's estimate": (latentflow.logdet, "hutchinson", lambda found: found * (1 + 1e-6)),
     "eq. 10": (latentflow.logdet, "laplacian", lambda found: found * (1 + 1e-6)),
     "the times of the steps": (latentflow.solvers, "euler_times", lambda found: found + 1e-5),
-    "the force": (NegativeForce, "of_root", lambda found: found * (1 + 1e-6)),
-    "the residual": (HJConstraint, "_with_force", lambda found: (found[0] * (1 + 1e-6), found[1])),
+    "the force": (latentflow.potential, "_negative_square", lambda found: found * (1 + 1e-6)),
+    "the residual": (HJConstraint, "_residual_and_force", lambda found: (found[0] * (1 + 1e-6), found[1])),
     "the initial term": (HJConstraint, "initial", lambda found: found * (1 + 1e-6)),
     "the preimage": (FlowPosterior, "inverse", lambda found: found * (1 + 1e-6)),
     "the prior's variance": (latentflow.prior.DiffusionPrior, "variance", lambda found: found * (1 + 1e-6)),
