@@ -105,10 +105,11 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
                 f"make the prior with num={weights.shape[-1]}"
             )
-        if weights.stride(0) == 0 and len(weights) > 1:  # the same acts in all samples
-            return self.variance(weights[:1]).expand(len(weights), -1)
         diffusion = self.diffusion.to(weights.dtype)
         if self.form == "heat":
+            if weights.stride(1) == 0:  # the same acts in all steps
+                time = torch.arange(weights.shape[1] + 1, dtype=weights.dtype, device=weights.device)
+                return 1 + (2 * torch.matmul(weights[:, 0], diffusion))[:, None] * time
             # How long each has acted does not depend on D, so D gets its gradient from one product.
             acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)  # (B, T+1, K)
             return 1 + 2 * torch.matmul(acted, diffusion)
