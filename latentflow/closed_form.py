@@ -26,15 +26,15 @@ from latentflow.tanh import slope_of, through_tanh
 
 
 class Networks(NamedTuple):
-    """The parameters of G networks behind one another; biases and read-out are shaped to broadcast over rows."""
+    """The parameters of G networks behind one another."""
 
     input_weight: Tensor  # A, (G, h, d)
-    input_bias: Tensor  # a, (G, 1, h)
+    input_bias: Tensor  # a, (G, h)
     hidden_weight: Tensor  # B, (G, h, h)
-    hidden_bias: Tensor  # b, (G, 1, h)
+    hidden_bias: Tensor  # b, (G, h)
     weighted: Tensor  # B with its rows times w, (G, h, h): q = s_2 times it
-    read_out: Tensor  # w, (G, 1, h)
-    output_bias: Tensor | None  # (G, 1), of the output tanh; None without it
+    read_out: Tensor  # w, (G, h)
+    output_bias: Tensor | None  # (G,), of the output tanh; None without it
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Local:
 
     def _curvatures(self) -> tuple[Tensor, Tensor]:
         """-2 q h_1 s_1 and -2 w h_2 s_2, (G, N, h)."""
-        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out)
+        outer = through_tanh(self.second, self.second) * (-2 * self.networks.read_out[:, None])
         return -2 * self.first * self.coefficient, outer
 
     def _layers(self, basis: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Local:
 def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     first = torch.tanh(first_layer(networks, rows))
-    pre_2 = torch.baddbmm(networks.hidden_bias, at_times(first, tau), networks.hidden_weight.mT)
+    pre_2 = torch.baddbmm(networks.hidden_bias[:, None], at_times(first, tau), networks.hidden_weight.mT)
     second, back, coefficient = above(pre_2, first, networks.weighted)
     value = None if networks.output_bias is None else value_of(networks, second)[..., None]
     return Local.of(networks, first, second, back, coefficient, value)
@@ -172,7 +172,7 @@ def above(pre_2: Tensor, first: Tensor, weighted: Tensor) -> tuple[Tensor, Tenso
 def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     """The inputs A z + a of the first tanh, (G, N, h)."""
     weight = networks.input_weight
-    return torch.baddbmm(networks.input_bias, rows.expand(weight.shape[0], -1, -1), weight.mT)
+    return torch.baddbmm(networks.input_bias[:, None], rows.expand(weight.shape[0], -1, -1), weight.mT)
 
 
 def along_inputs(networks: Networks, rows: Tensor) -> Tensor:
@@ -190,8 +190,8 @@ def to_latents(networks: Networks, coefficient: Tensor, weights: Tensor | None) 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
     """U, (G, N), for h_2, (G, N, h)."""
-    value = torch.bmm(second, networks.read_out.mT).squeeze(-1)
-    return value if networks.output_bias is None else torch.tanh(value + networks.output_bias)
+    value = torch.bmm(second, networks.read_out[:, :, None]).squeeze(-1)
+    return value if networks.output_bias is None else torch.tanh(value + networks.output_bias[:, None])
 
 
 def at_times(first: Tensor, tau: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Layout:
     def collect(self, path: Tensor) -> Tensor:
         """Of rows, (1 or G, S+1, M, d), as samples, (B, S+1, d)."""
         if self.place is None:
-            return path[0].transpose(0, 1)
+            return path.squeeze(0).transpose(0, 1)  # a selection would be sent back padded with zeros
         return path.transpose(1, 2).flatten(0, 1).index_select(0, self.place)
 
     def each(self, x: Tensor, steps: int) -> Tensor:
@@ -74,7 +74,7 @@ class Layout:
         return self._samples(x) if self.weights is None else (x * self.weights[:, 0, :, 0]).sum(0)
 
     def _samples(self, x: Tensor) -> Tensor:
-        return x[0] if self.place is None else x.flatten().index_select(0, self.place)
+        return x.squeeze(0) if self.place is None else x.flatten().index_select(0, self.place)
 
     def total(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""

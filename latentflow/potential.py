@@ -145,24 +145,24 @@ class Potential(nn.Module):
 
     def networks(self, k: int | Tensor | None = None) -> closed_form.Networks:
         """The parameters of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
-        hidden_weight, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)[:, None]
+        hidden_weight, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)
         return closed_form.Networks(
             _chosen(self.input_weight, k),
-            _chosen(self.input_bias, k)[:, None],
+            _chosen(self.input_bias, k),
             hidden_weight,
-            _chosen(self.hidden_bias, k)[:, None],
-            hidden_weight * read_out.mT,
+            _chosen(self.hidden_bias, k),
+            hidden_weight * read_out[:, :, None],
             read_out,
-            None if self.output_bias is None else _chosen(self.output_bias, k)[:, None],
+            None if self.output_bias is None else _chosen(self.output_bias, k),
         )
 
     def time_layers(self, k: int | Tensor | None = None) -> Layers:
         """The parameters of the time branch, of the networks that `networks` gives."""
         return Layers(
             _chosen(self.time_in_weight, k),
-            _chosen(self.time_in_bias, k)[:, None],
+            _chosen(self.time_in_bias, k),
             _chosen(self.time_out_weight, k),
-            _chosen(self.time_out_bias, k)[:, None],
+            _chosen(self.time_out_bias, k),
         )
 
     def embedding(self, t: Tensor) -> Embedding:

@@ -93,7 +93,7 @@ class Rollout:
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M, ...) as (B, S, ...)."""
-        return self.layout.each(x, self.steps)[:, :, 0]
+        return self.layout.each(x, self.steps).squeeze(2)
 
     def laplacian(self) -> Tensor:
         """Tr H of what acts, (B, S)."""

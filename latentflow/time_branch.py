@@ -18,12 +18,12 @@ from latentflow.written_out import apart_from_autocast, differentiably, serves
 
 
 class Layers(NamedTuple):
-    """Of G networks; biases are shaped to broadcast over times."""
+    """Of G networks."""
 
     weight_in: Tensor  # W_1, (G, h, width)
-    bias_in: Tensor  # b_1, (G, 1, h)
+    bias_in: Tensor  # b_1, (G, h)
     weight_out: Tensor  # W_2, (G, h, h)
-    bias_out: Tensor  # b_2, (G, 1, h)
+    bias_out: Tensor  # b_2, (G, h)
 
 
 class _Parts(NamedTuple):
@@ -76,10 +76,10 @@ def _branch(embedded: Tensor, turned: Tensor | None, *layers: Tensor) -> tuple[T
 def _evaluate(embedded: Tensor, turned: Tensor | None, layers: Layers) -> tuple[Tensor, Tensor | None, _Parts]:
     each_network = layers.weight_in.shape[0], -1, -1
     weight_in, weight_out = layers.weight_in.mT, layers.weight_out.mT
-    pre = torch.baddbmm(layers.bias_in, embedded.expand(each_network), weight_in)
+    pre = torch.baddbmm(layers.bias_in[:, None], embedded.expand(each_network), weight_in)
     # GELU is x times Phi, and for so few rows oneDNN, behind F.gelu, takes longer.
     below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-    tau = torch.baddbmm(layers.bias_out, pre * below, weight_out)
+    tau = torch.baddbmm(layers.bias_out[:, None], pre * below, weight_out)
     # A literal, for 1 / sqrt(2 pi): within an autograd function torch.compile takes no names of numbers.
     density = torch.exp(-0.5 * pre.square()) * 0.3989422804014327
     slope = torch.addcmul(below, pre, density)
@@ -123,7 +123,7 @@ class _Branch(torch.autograd.Function):
             torch.bmm(by_pre, layers.weight_in).sum(0) if ctx.needs_input_grad[0] else None,
             by_rotated,
             by_weight_in,
-            by_pre.sum(1, keepdim=True),
+            by_pre.sum(1),
             by_weight_out,
-            by_tau.sum(1, keepdim=True),
+            by_tau.sum(1),
         )

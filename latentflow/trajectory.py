@@ -86,7 +86,7 @@ def _evaluate(rows: Tensor, tau: Tensor, weights: Tensor | None, *others: Any) -
     networks, substeps = Networks(*others[:-1]), others[-1]
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
     coupling = _Coupling.of(weight, rows, substeps)
-    shift = torch.baddbmm(networks.hidden_bias, tau, middle)
+    shift = torch.baddbmm(networks.hidden_bias[:, None], tau, middle)
     acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
     y = first_layer(networks, rows)
     found: list[_Blocks] = []
@@ -149,7 +149,7 @@ class _Follow(torch.autograd.Function):
         scale = acts if slope is None else slope if acts is None else slope * acts
         at_value, gate, turn = None, None, None
         if slope is not None:
-            gate, turn = slope_2 * networks.read_out, -2 * value * moving
+            gate, turn = slope_2 * networks.read_out[:, None], -2 * value * moving
             at_value = by_value * slope[:, size:]
             at_2.addcmul_(at_value, gate[:, size:])
         # A latent of the path has been moved by all steps before it.
@@ -194,16 +194,16 @@ class _Follow(torch.autograd.Function):
             by_weights = by_scale[:, size:].reshape(weights.shape)
         if by_v is not None and at_value is not None:
             by_v[:, size:].add_(at_value)
-            by_read_out, by_bias = torch.bmm(by_v.mT, second), by_v.sum(1)
+            by_read_out, by_bias = torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
         by_start, by_shift = torch.bmm(y, weight), pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
         return (
             by_path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True)),
             torch.bmm(by_shift, middle),
             by_weights,
             by_weight,
-            y.sum(1, keepdim=True),
+            y.sum(1),
             torch.bmm(pre_2.mT, first).baddbmm_(by_shift.mT, tau),
-            by_shift.sum(1, keepdim=True),
+            by_shift.sum(1),
             torch.bmm(slope_2.mT, q),
             by_read_out,
             by_bias,
@@ -262,6 +262,6 @@ def _scale(second: Tensor, weights: Tensor | None, networks: Networks) -> tuple[
     """
     if networks.output_bias is None:
         return weights, None
-    value = torch.tanh(torch.baddbmm(networks.output_bias[:, None], second, networks.read_out.mT))
+    value = torch.tanh(torch.baddbmm(networks.output_bias[:, None, None], second, networks.read_out[:, :, None]))
     slope = slope_of(value)
     return slope if weights is None else slope * weights, value

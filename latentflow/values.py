@@ -27,7 +27,7 @@ def _evaluate(networks: Networks, rows: Tensor, tau: Tensor) -> tuple[Tensor, Te
     """The values, h_1, h_1 + tau and h_2."""
     first = torch.tanh(first_layer(networks, rows))
     timed = at_times(first, tau)
-    second = torch.tanh(torch.baddbmm(networks.hidden_bias, timed, networks.hidden_weight.mT))
+    second = torch.tanh(torch.baddbmm(networks.hidden_bias[:, None], timed, networks.hidden_weight.mT))
     return value_of(networks, second), first, timed, second
 
 
@@ -50,9 +50,9 @@ class _Values(torch.autograd.Function):
         by_bias = None
         if networks.output_bias is not None:
             by_values = by_values * slope_of(found)
-            by_bias = by_values.sum(1, keepdim=True)
+            by_bias = by_values.sum(1)
         by_value = by_values[..., None]
-        pre_2 = through_tanh(by_value * networks.read_out, second)
+        pre_2 = through_tanh(by_value * networks.read_out[:, None], second)
         by_timed = torch.bmm(pre_2, networks.hidden_weight)
         pre_1 = through_tanh(by_timed, first)
         num, count, hidden = first.shape
@@ -61,10 +61,10 @@ class _Values(torch.autograd.Function):
             by_rows if rows.shape[0] == num else by_rows.sum(0, keepdim=True),
             by_timed.view(num, tau.shape[1], count // max(1, tau.shape[1]), hidden).sum(2),
             torch.bmm(pre_1.mT, rows.expand(num, -1, -1)),
-            pre_1.sum(1, keepdim=True),
+            pre_1.sum(1),
             torch.bmm(pre_2.mT, timed),
-            pre_2.sum(1, keepdim=True),
+            pre_2.sum(1),
             None,
-            torch.bmm(by_value.mT, second),
+            torch.bmm(by_value.mT, second)[:, 0],
             by_bias,
         )

@@ -154,7 +154,7 @@ def test_gradients_of_gradients_do_not_pass_through_inputs_made_of_others():
     function, inputs = of_values(1, True, False, False, 0)
     rows, times, weight, bias, middle, middle_bias, read_out = (x.requires_grad_() for x in inputs)
     derived = function(
-        rows, times, weight, bias, middle, middle_bias, read_out + middle[:, :1]
+        rows, times, weight, bias, middle, middle_bias, read_out + middle[:, 0]
     )  # the read-out hangs on B
     (by_middle,) = torch.autograd.grad(derived.sum(), middle, create_graph=True)
     (plain,) = torch.autograd.grad(derived.sum(), middle)
