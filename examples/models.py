@@ -225,15 +225,16 @@ class FlowVAE(nn.Module):
     def forward(self, x: Tensor, k: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms of the loss by name, each a mean over the batch x (B, T+1, C, H, W); and what else is worth a log."""
         q0, steps = self.posterior(x[:, 0]), x.shape[1] - 1
-        terms = {}
-        if self.selector is None:
-            z, of_flow, noted = self._flow_terms(q0, k, None, steps)
-        else:
+        terms, weights = {}, None
+        if self.selector is not None:
+            k = None
             weights, logits = self.select(x)
-            z, of_flow, noted = self._flow_terms(q0, None, weights, steps)
             terms["selection"] = categorical_kl(logits).mean()
             log_share = logits.log_softmax(-1).logsumexp(0) - math.log(len(x))  # of each potential in the batch
             terms["balance"] = -self.balance * (log_share.mean() + math.log(len(log_share)))
+        # Outside of autocast: a backward pass that is compiled inside would be in half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            z, of_flow, noted = self._flow_terms(q0, k, weights, steps)
         terms["reconstruction"] = self.reconstruction(z, x)
         return terms | of_flow, noted
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from latentflow import logdet
 from latentflow.forward_mode import carries_tangent
 from latentflow.validate import holds
+from latentflow.written_out import apart_from_autocast
 
 
 class Curvature(NamedTuple):
@@ -74,6 +75,7 @@ class _LogDet(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @apart_from_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *given, factor = ctx.saved_tensors
         curvature = Curvature(*given)

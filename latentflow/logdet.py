@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latentflow.forward_mode import carries_tangent
 from latentflow.validate import holds
+from latentflow.written_out import apart_from_autocast
 
 _BITS = 32  # of a random number
 
@@ -127,6 +128,7 @@ class _LogDet(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @apart_from_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         matrix, factor = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of

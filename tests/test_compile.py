@@ -67,6 +67,22 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
         torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
 
 
+def test_written_out_backward_passes_are_not_less_precise_where_a_loss_is_compiled_inside_of_autocast():
+    torch._dynamo.reset()
+    module = Loss("hutchinson").float()
+    compiled, mean = copy.deepcopy(module), torch.randn(5, DIM)
+    losses = []
+    for each in (torch.compile(compiled, fullgraph=True, backend="aot_eager"), module):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(each(mean, k=1))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    for (name, ours), truth in zip(compiled.named_parameters(), module.parameters(), strict=True):
+        scale = truth.grad.abs().max().item()
+        torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
 @pytest.mark.parametrize("log_det", ["exact", "hutchinson", None])
 @pytest.mark.parametrize("kind", ["int", "weights"])
 def test_the_transport_exports_with_a_dynamic_batch(kind, log_det):
