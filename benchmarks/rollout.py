@@ -6,6 +6,8 @@ Both sides move the latents, take the time derivative, the force, the Hamilton-J
 * torch.func: latentflow's modules with a potential that hides its closed forms, so that `torch.func` differentiates it;
 * exact trace: gradient and exact Laplacian in closed form, step after step, as OT-Flow does, with autograd's backward pass;
 * exact: latentflow with exact log-determinants.
+
+Gradients are made anew each time, as after `zero_grad` in a training step, not added to those of the time before.
 """
 
 from __future__ import annotations
@@ -127,7 +129,8 @@ def contestants(batch: int, dim: int, num: int, steps: int, acts: str) -> dict[s
     }
     if dim > 100:  # half an hour of Hessians
         del losses["latentflow, exact"], losses["exact trace"]
-    return {name: _backwards(loss) for name, loss in losses.items()}
+    parameters = [*nn.ModuleList([*usual, potential, force, prior]).parameters()]
+    return {name: _backwards(loss, parameters) for name, loss in losses.items()}
 
 
 def labels(batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
@@ -169,7 +172,8 @@ def _with_labels(
         path = flow(q0, k, steps=steps)
         return _end(path) + (hj(path) + flow_kl(path, prior)).mean()
 
-    return {name: _backwards(lambda k=k: loss(k)) for name, k in choices.items()}
+    parameters = [*nn.ModuleList([flow, hj, prior]).parameters()]
+    return {name: _backwards(lambda k=k: loss(k), parameters) for name, k in choices.items()}
 
 
 def _compiled(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -182,8 +186,13 @@ def _end(path: LatentPath) -> Tensor:
     return path.z[:, -1].square().sum(-1).mean()
 
 
-def _backwards(loss: Callable[[], Tensor]) -> Callable[[], None]:
-    return lambda: loss().backward()
+def _backwards(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], None]:
+    def step() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        loss().backward()
+
+    return step
 
 
 def measure(repeats: int) -> dict[str, Any]:

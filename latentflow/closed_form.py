@@ -32,9 +32,12 @@ class Networks(NamedTuple):
     input_bias: Tensor  # a, (G, h)
     hidden_weight: Tensor  # B, (G, h, h)
     hidden_bias: Tensor  # b, (G, h)
-    weighted: Tensor  # B with its rows times w, (G, h, h): q = s_2 times it
     read_out: Tensor  # w, (G, h)
     output_bias: Tensor | None  # (G,), of the output tanh; None without it
+
+    def weighted(self) -> Tensor:
+        """B with its rows times w, (G, h, h): q is s_2 times it."""
+        return self.hidden_weight * self.read_out[:, :, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,7 @@ class Local:
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         local = self.first, self.second, self.coefficient
-        coefficient, _ = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted)
+        coefficient, _ = coefficient_of_product(along, *local, self.networks.hidden_weight, self.networks.weighted())
         slope, bend = self.slope, self.bend
         if slope is None or bend is None:
             return coefficient
@@ -157,7 +160,7 @@ def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     first = torch.tanh(first_layer(networks, rows))
     pre_2 = torch.baddbmm(networks.hidden_bias[:, None], at_times(first, tau), networks.hidden_weight.mT)
-    second, back, coefficient = above(pre_2, first, networks.weighted)
+    second, back, coefficient = above(pre_2, first, networks.weighted())
     value = None if networks.output_bias is None else value_of(networks, second)[..., None]
     return Local.of(networks, first, second, back, coefficient, value)
 

@@ -34,7 +34,7 @@ def hutchinson(
         substeps: n.
     """
     local = trajectory.first, trajectory.second, trajectory.coefficient, trajectory.value
-    layers = networks.input_weight, networks.hidden_weight, networks.weighted
+    layers = networks.input_weight, networks.hidden_weight, trajectory.weighted
     inputs = probe, *local, weights, *layers, substeps
     found: Tensor = (_Hutchinson.apply(*inputs) if serves() else _hutchinson(*inputs))[0]  # type: ignore[no-untyped-call]
     return found

@@ -145,14 +145,12 @@ class Potential(nn.Module):
 
     def networks(self, k: int | Tensor | None = None) -> closed_form.Networks:
         """The parameters of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
-        hidden_weight, read_out = _chosen(self.hidden_weight, k), _chosen(self.output_weight, k)
         return closed_form.Networks(
             _chosen(self.input_weight, k),
             _chosen(self.input_bias, k),
-            hidden_weight,
+            _chosen(self.hidden_weight, k),
             _chosen(self.hidden_bias, k),
-            hidden_weight * read_out[:, :, None],
-            read_out,
+            _chosen(self.output_weight, k),
             None if self.output_bias is None else _chosen(self.output_bias, k),
         )
 

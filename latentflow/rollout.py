@@ -52,7 +52,7 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of these rows."""
-        _, first, second, back, coefficient, value, _, _ = self.trajectory
+        _, first, second, back, coefficient, value, *_ = self.trajectory
         return Local.of(self.networks, first, second, back, coefficient, value)
 
     def hamilton_jacobi(self) -> Tensor:

@@ -37,6 +37,7 @@ class Trajectory(NamedTuple):
     value: Tensor | None  # u, (G, S M, 1), of bounded potentials
     gradients: Tensor | None  # grad u, (G, S M, d); None of a mixture
     gradients_at_0: Tensor  # where the path starts, at time 0, (G, M, d)
+    weighted: Tensor  # wB, (G, h, h): what else needs it sends its gradient back together with the loop's
 
 
 def follow(networks: Networks, rows: Tensor, tau: Tensor, weights: Tensor | None, substeps: int) -> Trajectory:
@@ -85,7 +86,7 @@ def _follow(*inputs: Any) -> Trajectory:
 def _evaluate(rows: Tensor, tau: Tensor, weights: Tensor | None, *others: Any) -> tuple[Trajectory, _Blocks, _Coupling]:
     networks, substeps = Networks(*others[:-1]), others[-1]
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
-    coupling = _Coupling.of(weight, rows, substeps)
+    coupling, weighted = _Coupling.of(weight, rows, substeps), networks.weighted()
     shift = torch.baddbmm(networks.hidden_bias[:, None], tau, middle)
     acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
     y = first_layer(networks, rows)
@@ -95,7 +96,7 @@ def _evaluate(rows: Tensor, tau: Tensor, weights: Tensor | None, *others: Any) -
             y = coupling.added(y, found[-1].moving)
         if block != 1:  # which starts where time 0 does
             first = torch.tanh(y)
-        second, back, coefficient = above(torch.baddbmm(now, first, middle), first, networks.weighted)
+        second, back, coefficient = above(torch.baddbmm(now, first, middle), first, weighted)
         scale, value = _scale(second, active, networks)
         moving = coefficient if scale is None else coefficient * scale
         found.append(_Blocks(first, second, back, coefficient, value, moving))
@@ -114,6 +115,7 @@ def _evaluate(rows: Tensor, tau: Tensor, weights: Tensor | None, *others: Any) -
         value if value is None else value[:, size:],
         each if weights is None else None,
         gradients[:, :size],
+        weighted,
     )
     return trajectory, blocks, coupling
 
@@ -125,21 +127,21 @@ class _Follow(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
         trajectory, blocks, coupling = _evaluate(*inputs)
         *tensors, ctx.substeps = inputs
-        ctx.save_for_backward(*tensors, *blocks, coupling.square)
+        ctx.save_for_backward(*tensors, *blocks, coupling.square, trajectory.weighted)
         return tuple(trajectory)
 
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
         """The loss by y, p, q, u and the input of the second tanh, from the last step to the first."""
-        *tensors, first, second, _, coefficient, value, moving, square = ctx.saved_tensors
+        *tensors, first, second, _, coefficient, value, moving, square, weighted = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiably(_follow, (*tensors, ctx.substeps), by_outputs)
         rows, tau, weights, *parameters = tensors
         networks, steps, size = Networks(*parameters), tau.shape[1] - 1, rows.shape[1]
-        weight, middle, weighted = networks.input_weight, networks.hidden_weight, networks.weighted.mT
+        weight, middle = networks.input_weight, networks.hidden_weight
         coupling, transposed = _Coupling(weight, square, ctx.substeps), weight.mT
-        by_path, at_1, by_second, at_q, at_p, by_value, by_gradients, by_gradients_at_0 = by_outputs
+        by_path, at_1, by_second, at_q, at_p, by_value, by_gradients, by_gradients_at_0, by_weighted = by_outputs
         # What does not wait for later steps is ready before the loop.
         slope_1, slope_2 = slope_of(first), slope_of(second)
         bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
@@ -159,7 +161,7 @@ class _Follow(torch.autograd.Function):
             by_motion = by_motion + by_gradients
         by_each = by_motion.expand(weight.shape[0], -1, -1)
         at_move = torch.baddbmm(at_p, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
-        y = torch.zeros_like(at_1[:, :size])
+        y, upwards = torch.zeros_like(at_1[:, :size]), weighted.mT
         at_0 = y, y, y, y, torch.bmm(by_gradients_at_0, transposed)
         at_steps = zip(*(x.chunk(steps, 1) for x in (at_1, at_2, at_q, at_p, at_move)), strict=True)
         local = (slope_1, bend_1, bend_2, scale, turn, gate)
@@ -175,7 +177,7 @@ class _Follow(torch.autograd.Function):
                 by_v = (by_move * turned).sum(-1, keepdim=True)
                 at_2 = torch.addcmul(at_2, by_v, gated)
             q = torch.addcmul(at_q, by_p, s_1)
-            pre_2 = torch.addcmul(at_2, torch.bmm(q, weighted), b_2, value=-2)
+            pre_2 = torch.addcmul(at_2, torch.bmm(q, upwards), b_2, value=-2)
             after.append(y)
             by_back.append(q)
             by_pre.append(pre_2)
@@ -187,14 +189,15 @@ class _Follow(torch.autograd.Function):
         by_weight = coupling.by_weight(moving[:, size:], torch.cat(after[-2::-1], 1))
         by_weight.baddbmm_(moving[:, size:].mT, by_each).baddbmm_(moving[:, :size].mT, by_gradients_at_0)
         by_weight.baddbmm_(y.mT, rows.expand(weight.shape[0], -1, -1))
-        by_weights, by_read_out, by_bias = None, None, None
+        by_weighted = torch.baddbmm(by_weighted, slope_2.mT, q)
+        by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
         if by_move is not None:
             by_scale = (by_move * coefficient).sum(-1, keepdim=True)
             by_scale = by_scale if slope is None else by_scale * slope
             by_weights = by_scale[:, size:].reshape(weights.shape)
         if by_v is not None and at_value is not None:
             by_v[:, size:].add_(at_value)
-            by_read_out, by_bias = torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
+            by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
         by_start, by_shift = torch.bmm(y, weight), pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
         return (
             by_path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True)),
@@ -202,9 +205,8 @@ class _Follow(torch.autograd.Function):
             by_weights,
             by_weight,
             y.sum(1),
-            torch.bmm(pre_2.mT, first).baddbmm_(by_shift.mT, tau),
+            torch.bmm(pre_2.mT, first).baddbmm_(by_shift.mT, tau).addcmul_(by_weighted, networks.read_out[:, :, None]),
             by_shift.sum(1),
-            torch.bmm(slope_2.mT, q),
             by_read_out,
             by_bias,
             None,

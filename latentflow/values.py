@@ -64,7 +64,6 @@ class _Values(torch.autograd.Function):
             pre_1.sum(1),
             torch.bmm(pre_2.mT, timed),
             pre_2.sum(1),
-            None,
             torch.bmm(by_value.mT, second)[:, 0],
             by_bias,
         )

@@ -20,7 +20,7 @@ def of_networks(num, bounded, seed):
     """The parameters of G networks, and what puts them together again."""
     potential = make_potential(DIM, num, 4, bounded=bounded, seed=seed)
     parameters = [x.detach() for x in potential.networks() if x is not None]
-    return parameters, lambda found: Networks(*found, *[None] * (7 - len(found)))
+    return parameters, lambda found: Networks(*found, *[None] * (6 - len(found)))
 
 
 def trajectory(num, shared, weighted, bounded, seed, substeps=1):
@@ -46,7 +46,8 @@ def estimate(num, shared, weighted, bounded, seed, substeps=1):
     def function(y_1, y_2, coefficient, *others):
         first, second = y_1.tanh(), y_2.tanh()
         value = others[len(parameters)].tanh() if bounded else None
-        found = Trajectory(first, first, second, second, coefficient, value, None, first)
+        of = networks(others[: len(parameters)])
+        found = Trajectory(first, first, second, second, coefficient, value, None, first, of.weighted())
         return hutchinson(
             probe.to(y_1), found, networks(others[: len(parameters)]), others[-1] if weighted else None, substeps
         )
@@ -67,12 +68,11 @@ def left(num, shared, weighted, bounded, seed, substeps=1):
 def of_values(num, shared, weighted, bounded, seed, substeps=1):
     parameters, networks = of_networks(num, bounded, seed)
     rows, times = randn(1 if shared else num, STEPS * ROWS, DIM, seed=seed), randn(num, STEPS, 4, seed=seed + 1)
-    used = [x for n, x in enumerate(parameters) if n != 4]  # not B with its rows times w
 
     def function(rows, times, *others):
-        return values(networks([*others[:4], others[2], *others[4:]]), rows, times)
+        return values(networks(others), rows, times)
 
-    return function, [rows, times, *used]
+    return function, [rows, times, *parameters]
 
 
 def branch(num, shared, weighted, bounded, seed, substeps=1):
