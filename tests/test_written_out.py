@@ -48,9 +48,7 @@ def estimate(num, shared, weighted, bounded, seed, substeps=1):
         value = others[len(parameters)].tanh() if bounded else None
         of = networks(others[: len(parameters)])
         found = Trajectory(first, first, second, second, coefficient, value, None, first, of.weighted())
-        return hutchinson(
-            probe.to(y_1), found, networks(others[: len(parameters)]), others[-1] if weighted else None, substeps
-        )
+        return hutchinson(probe.to(y_1), found, of, others[-1] if weighted else None, substeps)
 
     return function, [*along, *parameters, *value, *weights]
 
