@@ -109,7 +109,9 @@ class DiffusionPrior(nn.Module):
         if self.form == "heat":
             if weights.stride(1) == 0:  # the same acts in all steps
                 time = torch.arange(weights.shape[1] + 1, dtype=weights.dtype, device=weights.device)
-                return 1 + (2 * torch.matmul(weights[:, 0], diffusion))[:, None] * time
+                return 1 + 2 * (
+                    torch.matmul(weights[:, 0], diffusion)[:, None] * time
+                )  # 0 at time 0, however large D is
             # How long each has acted does not depend on D, so D gets its gradient from one product.
             acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)  # (B, T+1, K)
             return 1 + 2 * torch.matmul(acted, diffusion)
