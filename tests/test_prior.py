@@ -183,3 +183,14 @@ def test_factory_arguments(dtype):
     assert DiffusionPrior(2, device="cpu").raw.device.type == "cpu"
     assert DiffusionPrior(2, 0.5).diffusion.tolist() == [0.5, 0.5]
     assert DiffusionPrior(2, torch.tensor([0.5, 1.5])).diffusion.tolist() == [0.5, 1.5]
+
+
+@given(batch=st.integers(1, 4), steps=st.integers(1, 5), num=st.integers(1, 3), seed=seeds)
+@pytest.mark.parametrize("form", ["heat", "particle"])
+def test_what_acts_in_all_steps_is_summed_up_as_if_it_were_said_for_each(form, batch, steps, num, seed):
+    prior = DiffusionPrior(num, rand(num, seed=seed), form=form, dtype=torch.float64)
+    weights = rand(batch, num, seed=seed + 1)[:, None].expand(-1, steps, -1)
+    found, truth = (prior.variance(x) for x in (weights, weights.contiguous()))
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+    by_found, by_truth = (torch.autograd.grad(x.log().sum(), prior.raw)[0] for x in (found, truth))
+    torch.testing.assert_close(by_found, by_truth, rtol=1e-12, atol=1e-12)
