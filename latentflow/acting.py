@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from latentflow.derivatives import number_of_potentials
-from latentflow.validate import positive_integer, require
+from latentflow.validate import positive_integer, read, require
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
-    constant: bool = False  # whether the labels are the same in all steps
+    listed: list[int] | None = None  # of labels that stay: that of each sample, where the host has read them
 
     @property
     def steps(self) -> int:
@@ -53,11 +52,13 @@ def acting(
     if isinstance(label, int):
         row = torch.eye(num, dtype=z.dtype, device=z.device)[label]
         return Acting(row.expand(z.shape[0], steps, num), label)
-    label = label.clamp(0, num - 1)  # of no effect on checked labels; unchecked ones are taken on trust, not to crash
-    one_hot = F.one_hot(label, num).to(z.dtype)
+    listed = _listed(label, num)
+    if listed is None:
+        label = label.clamp(0, num - 1)  # taken on trust, not to crash
+    one_hot = z.new_zeros(*label.shape, num).scatter_(-1, label[..., None], 1)
     if label.ndim == 2:
         return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), constant=True)
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), listed)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
@@ -78,15 +79,20 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
             "give each sample one label, or one for each step; one-hot rows go to weights=k.float()"
         )
-    k = k.to(device=z.device, dtype=torch.int64)
-    require(
-        (k >= 0) & (k < num),
-        lambda: (
-            f"k: got labels from {int(k.min())} to {int(k.max())}, expected 0, ..., {num - 1}; "
-            f"the potential has num={num}"
-        ),
-    )
-    return k
+    return k.to(device=z.device, dtype=torch.int64)
+
+
+def _listed(labels: Tensor, num: int) -> list[int] | None:
+    """Labels of any shape, one after the other and in range, or None where values may not be read."""
+    listed = read(labels, lambda x: x.flatten().tolist())
+    if listed is None:
+        return None
+    low, high = min(listed, default=0), max(listed, default=0)
+    if low < 0 or high >= num:
+        raise ValueError(
+            f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}"
+        )
+    return listed
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
