@@ -55,7 +55,7 @@ def acting(
     listed = _listed(label, num)
     if listed is None:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
-    one_hot = z.new_zeros(*label.shape, num).scatter_(-1, label[..., None], 1)
+    one_hot = (label[..., None] == torch.arange(num, device=z.device)).to(z.dtype)
     if label.ndim == 2:
         return Acting(one_hot, label)
     return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), listed)

@@ -11,7 +11,6 @@ from latentflow import derivatives
 from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.potential import NegativeForce, Potential
-from latentflow.rollout import Rollout
 from latentflow.validate import one_of, require_finite, require_floating
 
 
@@ -119,7 +118,8 @@ class HJConstraint(nn.Module):
                     "give flow and constraint the same potential"
                 )
             if shared is not None and self.times == "grid" and self._sees_rows(num):
-                total = self._of_rollout(shared, path.times[1:])
+                force = self.force if isinstance(self.force, NegativeForce) else None
+                total = shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
             else:
                 total = self._of_path(path, z, generator)
             _finite("HJConstraint", total[:, None])
@@ -148,18 +148,6 @@ class HJConstraint(nn.Module):
         return force is None or (
             type(force) is NegativeForce and force.num == num and derivatives.has_closed_form(force.root)
         )
-
-    def _of_rollout(self, rollout: Rollout, times: Tensor) -> Tensor:
-        """The penalty of each sample, (B,), from the rows that the flow has evaluated."""
-        residual, force = rollout.hamilton_jacobi(), None
-        if isinstance(self.force, NegativeForce):
-            force = self.force.of_rows(rollout.root_values(self.force.root, times), rollout.layout.k)
-            residual = residual - force
-        total = rollout.layout.mean_over_steps(self._penalty(residual, force), rollout.steps)
-        if self.initial_weight > 0:
-            initial = rollout.layout.at_start(rollout.squared_gradients_at_0())
-            total = torch.add(total, initial, alpha=self.initial_weight)
-        return total
 
     def _penalty(self, residual: Tensor, force: Tensor | None) -> Tensor:
         penalty = residual.square()

@@ -1,17 +1,14 @@
-r"""The left-hand side of the Hamilton-Jacobi equation along a trajectory, its backward pass written out.
+r"""The left-hand side of the Hamilton-Jacobi equation along a trajectory, and the adjoint of it.
 
 With the names of `closed_form`, :math:`\partial_t u + \frac12 \|\nabla u\|^2 = u'\, q \cdot \tau'(t) + \frac12 \|\nabla u\|^2`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from latentflow.tanh import slope_of
-from latentflow.written_out import apart_from_autocast, differentiably, serves
 
 
 def left_hand_side(gradients: Tensor, back: Tensor, value: Tensor | None, rate: Tensor) -> Tensor:
@@ -23,9 +20,10 @@ def left_hand_side(gradients: Tensor, back: Tensor, value: Tensor | None, rate: 
         value: u, (G, S M, 1), of bounded potentials, else None.
         rate: tau'(t), (G, S, h).
     """
-    inputs = gradients, back, value, rate
-    found: Tensor = (_LeftHandSide.apply(*inputs) if serves() else _left_hand_side(*inputs))[0]  # type: ignore[no-untyped-call]
-    return found
+    derivative = time_derivative(back, rate)
+    if value is not None:
+        derivative = derivative * slope_of(value).squeeze(-1)
+    return torch.add(derivative, gradients.square().sum(-1), alpha=0.5)
 
 
 def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
@@ -33,37 +31,20 @@ def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
     return torch.matmul(_by_step(back, rate), rate[..., None]).view(back.shape[:2])
 
 
+def adjoint(
+    gradients: Tensor, back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The gradients of what `left_hand_side` takes, for that of what it gives, (G, S M)."""
+    by_left = by_left[..., None]
+    by_derivative, by_value = by_left, None
+    if value is not None:
+        by_derivative = by_left * slope_of(value)
+        by_value = (-2 * value * time_derivative(back, rate)[..., None]).mul_(by_left)
+    by_steps = _by_step(by_derivative, rate)
+    by_rate = (by_steps * _by_step(back, rate)).sum(2)  # which is faster than products of few rows
+    return gradients * by_left, (by_steps * rate[:, :, None]).view_as(back), by_value, by_rate
+
+
 def _by_step(x: Tensor, rate: Tensor) -> Tensor:
     """X (G, S M, n) as (G, S, M, n)."""
-    return x.view(*rate.shape[:2], x.shape[1] // max(1, rate.shape[1]), x.shape[2])
-
-
-def _left_hand_side(gradients: Tensor, back: Tensor, value: Tensor | None, rate: Tensor) -> tuple[Tensor]:
-    derivative = time_derivative(back, rate)
-    if value is not None:
-        derivative = derivative * slope_of(value).squeeze(-1)
-    return (torch.add(derivative, gradients.square().sum(-1), alpha=0.5),)
-
-
-class _LeftHandSide(torch.autograd.Function):
-    """`_left_hand_side`, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor]:
-        ctx.save_for_backward(*inputs)
-        return _left_hand_side(*inputs)
-
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_left: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, back, value, rate = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiably(_left_hand_side, ctx.saved_tensors, (by_left,))
-        by_left = by_left[..., None]
-        by_derivative, by_value = by_left, None
-        if value is not None:
-            by_derivative = by_left * slope_of(value)
-            by_value = (-2 * value * time_derivative(back, rate)[..., None]).mul_(by_left)
-        by_steps = _by_step(by_derivative, rate)
-        by_rate = (by_steps * _by_step(back, rate)).sum(2)  # which is faster than products of few rows
-        return gradients * by_left, (by_steps * rate[:, :, None]).view_as(back), by_value, by_rate
+    return x.reshape(*rate.shape[:2], x.shape[1] // max(1, rate.shape[1]), x.shape[2])

@@ -1,4 +1,4 @@
-r"""What one probe tells of the log-determinants along a trajectory, its backward pass written out.
+r"""What one probe tells of the log-determinants along a trajectory, and the adjoint of that.
 
 The probe v gives :math:`v^\top Hv - \frac12 |Hv|^2`, see `logdet.hutchinson`, with :math:`Hv = A^\top c` as in
 `hessian_product`; the output tanh makes the coefficient :math:`u' c + u'' (p \cdot a)\, p`. The map from a to c is symmetric,
@@ -8,39 +8,28 @@ are polynomials of h_1 and h_2 that share parts.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentflow import logdet
-from latentflow.closed_form import Networks
+from latentflow.closed_form import Matrices
 from latentflow.hessian_product import Parts, coefficient_of_product, curvature_of_output, twice_negative
 from latentflow.tanh import through_tanh
-from latentflow.trajectory import Trajectory, divided
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.trajectory import divided
 
 
-def hutchinson(
-    probe: Tensor, trajectory: Trajectory, networks: Networks, weights: Tensor | None, substeps: int
-) -> Tensor:
-    """`logdet.hutchinson` of H / substeps of what acts where the steps start, (1 or G, S M).
+class Activations(NamedTuple):
+    """Where the steps start, (G, N, ...) each."""
 
-    Args:
-        probe: v, (1 or G, S M, d).
-        trajectory: of G networks.
-        networks: these networks.
-        weights: (G, S M, 1) of a mixture, which shares its rows, else None.
-        substeps: n.
-    """
-    local = trajectory.first, trajectory.second, trajectory.coefficient, trajectory.value
-    layers = networks.input_weight, networks.hidden_weight, trajectory.weighted
-    inputs = probe, *local, weights, *layers, substeps
-    found: Tensor = (_Hutchinson.apply(*inputs) if serves() else _hutchinson(*inputs))[0]  # type: ignore[no-untyped-call]
-    return found
+    first: Tensor  # h_1
+    second: Tensor  # h_2
+    coefficient: Tensor  # p
+    value: Tensor | None  # u, of bounded potentials
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """From the probe to the estimate."""
 
     along: Tensor  # a
@@ -51,18 +40,20 @@ class _Way(NamedTuple):
     product: Tensor  # H v, (1 or G, N, d)
 
 
-def _estimate(
-    probe: Tensor,
-    first: Tensor,
-    second: Tensor,
-    coefficient: Tensor,
-    value: Tensor | None,
-    weights: Tensor | None,
-    input_weight: Tensor,
-    hidden_weight: Tensor,
-    weighted: Tensor,
-    substeps: int,
-) -> tuple[Tensor, _Way]:
+def estimate(
+    probe: Tensor, activations: Activations, weights: Tensor | None, matrices: Matrices, substeps: int
+) -> tuple[Tensor, Way]:
+    """`logdet.hutchinson` of H / substeps of what acts where the steps start, (1 or G, N), and what `adjoint` takes.
+
+    Args:
+        probe: v, (1 or G, N, d).
+        activations: of G networks.
+        weights: (G, N, 1) of a mixture, which shares its rows, else None.
+        matrices: of these networks.
+        substeps: n.
+    """
+    first, second, coefficient, value = activations
+    input_weight, hidden_weight, weighted = matrices
     along = torch.bmm(probe.expand(input_weight.shape[0], -1, -1), input_weight.mT)
     unbounded, parts = coefficient_of_product(along, first, second, coefficient, hidden_weight, weighted)
     found, tilt = unbounded, None
@@ -72,75 +63,62 @@ def _estimate(
         found = torch.addcmul(slope * unbounded, bend * tilt, coefficient)
     product = torch.bmm(found if weights is None else found * weights, input_weight)
     product = divided(product if weights is None else product.sum(0, keepdim=True), substeps)
-    return logdet.hutchinson(product, probe), _Way(along, parts, unbounded, tilt, found, product)
+    return logdet.hutchinson(product, probe), Way(along, parts, unbounded, tilt, found, product)
 
 
-def _hutchinson(*inputs: Any) -> tuple[Tensor]:
-    return (_estimate(*inputs)[0],)
-
-
-class _Hutchinson(torch.autograd.Function):
-    """`_hutchinson`, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor]:
-        estimate, way = _estimate(*inputs)
-        *tensors, ctx.substeps = inputs
-        ctx.save_for_backward(*tensors, way.along, way.unbounded, way.tilt, way.coefficient, way.product, *way.parts)
-        return (estimate,)
-
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_estimate: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiably(_hutchinson, (*saved[:9], ctx.substeps), (by_estimate,))
-        probe, first, second, coefficient, value, weights, input_weight, hidden_weight, weighted = saved[:9]
-        along, unbounded, tilt, found, product, *parts = saved[9:]
-        parts = Parts(*parts)
-        by_product = divided(by_estimate[..., None] * (probe - product), ctx.substeps)
-        by_each = by_product.expand(input_weight.shape[0], -1, -1)
-        by_found, by_weights = torch.bmm(by_each, input_weight.mT), None
-        weighed = found
-        if weights is not None:
-            weighed = found * weights
-            if ctx.needs_input_grad[5]:
-                by_weights = (by_found * found).sum(-1, keepdim=True)
-            by_found = by_found * weights
-        by_weight = torch.bmm(weighed.mT, by_each)
-        by_unbounded, by_tilt, by_value = by_found, None, None
-        if value is not None and tilt is not None:
-            slope, bend = curvature_of_output(value)
-            turned = (by_found * coefficient).sum(-1, keepdim=True)
-            by_unbounded, by_tilt = slope * by_found, bend * turned
-            # u' changes by -2 u and u'' by 6 u^2 - 2.
-            by_value = (6 * value.square() - 2) * turned * tilt
-            by_value = torch.addcmul(by_value, value, (by_found * unbounded).sum(-1, keepdim=True), value=-2)
-        by_back = through_tanh(by_unbounded, first)
-        by_curved = twice_negative(by_back, weighted.mT)
-        by_gate = by_curved * parts.bent
-        by_bent = by_curved.mul_(parts.gate)
-        by_inner = torch.bmm(by_bent, hidden_weight)
-        by_along = through_tanh(by_inner, first).addcmul_(parts.bend, by_unbounded, value=-2)
-        # s_1 is in x and in c, and changes by -2 h_1.
-        by_slope = by_inner.mul_(along).addcmul_(parts.back, by_unbounded)
-        by_bend = (along * by_unbounded).mul_(-2)
-        by_first = (by_bend * coefficient).addcmul_(first, by_slope, value=-2)
-        by_coefficient = by_bend.mul_(first)
-        if by_tilt is not None:
-            by_along.addcmul_(by_tilt, coefficient)
-            by_coefficient.addcmul_(by_tilt, along).addcmul_(bend * tilt, by_found)
-        # h_2 s_2 changes by 1 - 3 h_2^2 = 3 s_2 - 2.
-        by_second = by_gate.lerp_(through_tanh(by_gate, second), 3)
-        return (
-            None,
-            by_first,
-            by_second,
-            by_coefficient,
-            by_value,
-            by_weights,
+def adjoint(
+    probe: Tensor,
+    activations: Activations,
+    weights: Tensor | None,
+    matrices: Matrices,
+    substeps: int,
+    way: Way,
+    by_estimate: Tensor,
+    weights_too: bool,
+) -> tuple[Activations, Tensor | None, Matrices]:
+    """The gradients of activations, weights (where `weights_too` asks for them) and matrices, for that of the estimate."""
+    first, second, coefficient, value = activations
+    input_weight, hidden_weight, weighted = matrices
+    along, parts, unbounded, tilt, found, product = way
+    by_product = divided(by_estimate[..., None] * (probe - product), substeps)
+    by_each = by_product.expand(input_weight.shape[0], -1, -1)
+    by_found, by_weights = torch.bmm(by_each, input_weight.mT), None
+    weighed = found
+    if weights is not None:
+        weighed = found * weights
+        by_weights = (by_found * found).sum(-1, keepdim=True) if weights_too else None
+        by_found = by_found * weights
+    by_weight = torch.bmm(weighed.mT, by_each)
+    by_unbounded, by_tilt, by_value, bend = by_found, None, None, None
+    if value is not None and tilt is not None:
+        slope, bend = curvature_of_output(value)
+        turned = (by_found * coefficient).sum(-1, keepdim=True)
+        by_unbounded, by_tilt = slope * by_found, bend * turned
+        # u' changes by -2 u and u'' by 6 u^2 - 2.
+        by_value = (6 * value.square() - 2) * turned * tilt
+        by_value = torch.addcmul(by_value, value, (by_found * unbounded).sum(-1, keepdim=True), value=-2)
+    by_back = through_tanh(by_unbounded, first)
+    by_curved = twice_negative(by_back, weighted.mT)
+    by_gate = by_curved * parts.bent
+    by_bent = by_curved.mul_(parts.gate)
+    by_inner = torch.bmm(by_bent, hidden_weight)
+    by_along = through_tanh(by_inner, first).addcmul_(parts.bend, by_unbounded, value=-2)
+    # s_1 is in x and in c, and changes by -2 h_1.
+    by_slope = by_inner.mul_(along).addcmul_(parts.back, by_unbounded)
+    by_bend = (along * by_unbounded).mul_(-2)
+    by_first = (by_bend * coefficient).addcmul_(first, by_slope, value=-2)
+    by_coefficient = by_bend.mul_(first)
+    if by_tilt is not None and bend is not None and tilt is not None:
+        by_along.addcmul_(by_tilt, coefficient)
+        by_coefficient.addcmul_(by_tilt, along).addcmul_(bend * tilt, by_found)
+    # h_2 s_2 changes by 1 - 3 h_2^2 = 3 s_2 - 2.
+    by_second = by_gate.lerp_(through_tanh(by_gate, second), 3)
+    return (
+        Activations(by_first, by_second, by_coefficient, by_value),
+        by_weights,
+        Matrices(
             by_weight.baddbmm_(by_along.mT, probe.expand(by_along.shape[0], -1, -1)),
             torch.bmm(by_bent.mT, parts.inner),
             twice_negative(parts.curved.mT, by_back),
-            None,
-        )
+        ),
+    )

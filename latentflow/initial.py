@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -115,9 +116,12 @@ def in_full_precision(z: Tensor) -> Tensor:
     return z.float() if z.dtype in HALF_PRECISION else z
 
 
-def without_autocast(x: object) -> torch.autocast:
+def without_autocast(x: object) -> AbstractContextManager[object]:
     """Inside, everything is computed in the precision of its inputs; x, a tensor or a distribution, says on which device."""
-    return torch.autocast(_device_type(x), enabled=False)
+    device = _device_type(x)
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
+        return nullcontext()  # to enter autocast takes as long as two small operations
+    return torch.autocast(device, enabled=False)
 
 
 def _device_type(x: object) -> str:

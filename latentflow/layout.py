@@ -59,17 +59,17 @@ class Layout:
             return x.permute(2, 1, 0, *range(3, x.ndim))
         return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
 
-    def mean_over_steps(self, x: Tensor, steps: int) -> Tensor:
-        """Of x (G, S M), the own network's, or the weighted sum over all, as (B,)."""
-        x = x.view(x.shape[0], steps, x.shape[1] // steps)
-        return self._samples(x.mean(1)) if self.weights is None else (x * self.weights[..., 0]).sum((0, 1)) / steps
+    def over_time(self, x: Tensor, steps: int, initial: Tensor, factor: float) -> Tensor:
+        """The mean of x (G, S M) over steps, and `factor` times what is said of the start, (G, M): (B,).
 
-    def at_start(self, x: Tensor) -> Tensor:
-        """X (G, M), the own network's, or the sum over all with the weights of the first step, as (B,)."""
-        return self._samples(x) if self.weights is None else (x * self.weights[:, 0, :, 0]).sum(0)
-
-    def _samples(self, x: Tensor) -> Tensor:
-        return x.squeeze(0) if self.place is None else x.flatten().index_select(0, self.place)
+        Of the own network, or of all, with the weights of each step and those of the first.
+        """
+        x = x.view(x.shape[0], steps, -1)
+        if self.weights is None:
+            each = torch.add(x.mean(1), initial, alpha=factor)
+            return each.squeeze(0) if self.place is None else each.flatten().index_select(0, self.place)
+        weights = self.weights[..., 0]
+        return torch.add((x * weights).sum((0, 1)) / steps, (initial * weights[:, 0]).sum(0), alpha=factor)
 
     def total(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""

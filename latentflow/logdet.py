@@ -105,8 +105,8 @@ def random_bits(like: Tensor, generator: torch.Generator | None = None) -> Tenso
 
 def signs(bits: Tensor, like: Tensor) -> Tensor:
     """A sign for each bit, (..., d), for bits (..., ceil(d / 32)), of the d, dtype and device of `like` (..., d)."""
-    shifted = bits[..., None] << torch.arange(_BITS, dtype=torch.int32, device=like.device)
-    found = torch.copysign(like.new_ones(()), shifted)  # of the bit shifted to the top
+    top = (bits[..., None] << torch.arange(_BITS, dtype=torch.int32, device=like.device)).bitwise_and_(-(2**31))
+    found = top.bitwise_or_(0x3F800000).view(torch.float32)  # the number 1 with this bit for its sign
     return found.flatten(-2)[..., : like.shape[-1]].to(like.dtype)
 
 

@@ -144,7 +144,7 @@ class FlowPosterior(nn.Module):
             z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
             log_q = None
             if start is not None and log_det is not None:
-                log_q = torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)
+                log_q = torch.cat((start[:, None], -log_det), 1).cumsum(1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
             return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what, rollout)
 
@@ -262,15 +262,16 @@ class FlowPosterior(nn.Module):
             folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
             return _Rolled(z, value, folds, None)
         times = solvers.euler_times(what.steps, self.substeps, self.label, z0).flatten()
+        on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
         rollout = None
         if derivatives.has_closed_form(self.potential):
-            layout = layout_of(what, z0.dtype, self.substeps)
-            rollout = roll_out(self.potential, layout, z0, times, self.substeps)
+            layout, like = layout_of(what, z0.dtype, self.substeps), z0[:, None].expand(-1, len(times), -1)
+            bits = logdet.random_bits(like, generator) if log_det == "hutchinson" else None
+            rollout = roll_out(self.potential, layout, z0, times, self.substeps, bits, on_grid)
             fine = rollout.z
         else:
             fine = solvers.euler(self._field(what), z0, times, self.substeps)
         require_finite_path(fine, self.substeps)
-        on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
         z = fine if self.substeps == 1 else fine[:, :: self.substeps]
         if log_det is None:
             return _Rolled(z, None, None, rollout if on_grid else None)
@@ -298,7 +299,7 @@ class FlowPosterior(nn.Module):
             return logdet.exact(derivatives.hessian(*here) / self.substeps)
         if log_det == "hutchinson":
             if rollout is not None:
-                return rollout.hutchinson(self.substeps, generator), None
+                return rollout.hutchinson(), None
             probe = logdet.rademacher(z, generator)
             product = derivatives.hessian_product(*here, probe)
             return logdet.hutchinson(divided(product, self.substeps), probe), None

@@ -262,15 +262,12 @@ class NegativeForce(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """f(z, t) of all K, (..., K)."""
-        return _negative_square(self.root(z, t), self.bias)
+        root: Tensor = self.root(z, t)
+        return -(root if self.bias is None else root + self.bias).square()
 
-    def of_rows(self, root: Tensor, k: int | Tensor | None) -> Tensor:
-        """F for the values (G, N) of the root's networks, of those that `Potential.networks` gives for k."""
-        return _negative_square(root, None if self.bias is None else _chosen(self.bias, k)[:, None])
-
-
-def _negative_square(root: Tensor, bias: Tensor | None) -> Tensor:
-    return -(root if bias is None else root + bias).square()
+    def bias_of(self, k: int | Tensor | None) -> Tensor | None:
+        """Of m, (G,), of the networks that `Potential.networks` gives for k; None without a bias."""
+        return None if self.bias is None else _chosen(self.bias, k)
 
 
 def _chosen(parameter: Tensor, k: int | Tensor | None) -> Tensor:

@@ -2,39 +2,13 @@ r"""The diffusion prior over z_1, ..., z_T: a Gaussian that widens as the heat e
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from latentflow import heat
 from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.validate import one_of, positive_integer, require_finite, sums_up
-
-
-class _Projection(torch.autograd.Function):
-    """max(raw, 0) with the gradient of a projected descent.
-
-    The gradient passes wherever raw >= 0, exactly 0 included; below, it passes only if it leads back up. So D starts at
-    exactly 0 and learns from there, rests there if the data want none, and is never stuck. (A square or an absolute value
-    has no gradient at 0, and a clamp none below it.)
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(raw: Tensor) -> Tensor:
-        return raw.clamp_min(0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (raw,) = ctx.saved_tensors
-        return torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))
 
 
 class DiffusionPrior(nn.Module):
@@ -92,30 +66,17 @@ class DiffusionPrior(nn.Module):
     @property
     def diffusion(self) -> Tensor:
         """D, (K,), at least 0, in squared latent units per step."""
-        diffusion: Tensor = _Projection.apply(self.raw)  # type: ignore[no-untyped-call]
-        return diffusion
+        return heat.projected(self.raw)
 
     def extra_repr(self) -> str:
         return f"num={self.num}, form={self.form!r}"
 
     def variance(self, weights: Tensor) -> Tensor:
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K)."""
-        if weights.ndim != 3 or weights.shape[-1] != self.num:
-            raise ValueError(
-                f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
-                f"make the prior with num={weights.shape[-1]}"
-            )
-        diffusion = self.diffusion.to(weights.dtype)
+        self._check(weights)
         if self.form == "heat":
-            if weights.stride(1) == 0:  # the same acts in all steps
-                time = torch.arange(weights.shape[1] + 1, dtype=weights.dtype, device=weights.device)
-                return 1 + 2 * (
-                    torch.matmul(weights[:, 0], diffusion)[:, None] * time
-                )  # 0 at time 0, however large D is
-            # How long each has acted does not depend on D, so D gets its gradient from one product.
-            acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)  # (B, T+1, K)
-            return 1 + 2 * torch.matmul(acted, diffusion)
-        added = torch.matmul(weights, diffusion)  # (B, T)
+            return heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
+        added = torch.matmul(weights, self.diffusion.to(weights.dtype))  # (B, T)
         variances = [torch.ones_like(added[:, 0])]
         for step in added.unbind(1):
             variances.append(variances[-1] * (1 + step / variances[-1]).square())
@@ -125,11 +86,31 @@ class DiffusionPrior(nn.Module):
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         check_path(path)
         with without_autocast(path.z):
-            variance = self.variance(path.weights)
-            square = path.z.square().sum(-1)
-            value = -0.5 * (square / variance + path.z.shape[-1] * (math.log(2 * math.pi) + variance.log()))
+            if self.form == "heat":
+                self._check(path.weights)
+                value = heat.log_density(path.z, *_acted(path.weights), self.raw.to(path.weights.dtype))
+            else:
+                value = heat.log_normal(path.z, self.variance(path.weights))
             if sums_up(value) is False:
                 require_finite("path.z", path.z, "look for exploding potentials")
                 fix = "look for exploding latents or a huge prior.diffusion, or use float64"
                 require_finite("prior.log_prob", value, fix)
             return value
+
+    def _check(self, weights: Tensor) -> None:
+        if weights.ndim != 3 or weights.shape[-1] != self.num:
+            raise ValueError(
+                f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
+                f"make the prior with num={weights.shape[-1]}"
+            )
+
+
+def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """How long each k has acted at step 0, ..., T, (B or 1, T+1 or 1, K), and factors of that, (T+1,)."""
+    steps = weights.shape[1]
+    if weights.stride(0) == 0:  # the same acts in all samples
+        weights = weights[:1]
+    if weights.stride(1) == 0:  # the same acts in all steps
+        return weights[:, :1], torch.arange(steps + 1, dtype=weights.dtype, device=weights.device)
+    acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)
+    return acted, weights.new_ones(steps + 1)

@@ -13,26 +13,23 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.closed_form import Local, Networks
-from latentflow.hamilton_jacobi import left_hand_side
-from latentflow.hutchinson import hutchinson
 from latentflow.layout import Layout
-from latentflow.potential import Potential
-from latentflow.time_branch import Embedding, tau, tau_and_rate
-from latentflow.trajectory import Trajectory, follow
-from latentflow.values import values
+from latentflow.penalty import penalty
+from latentflow.potential import NegativeForce, Potential
+from latentflow.sweep import Inputs, Sweep, sweep
+from latentflow.time_branch import Embedding
 
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """All substeps of a path: S in number, with the activations that moved them."""
+    """All substeps of a path, with what the networks say on the way."""
 
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
     networks: Networks  # that the layout has chosen
     embedding: Embedding  # of time 0 and of every step
-    trajectory: Trajectory
-    rate: Tensor  # tau'(t) of every step, (G, S, hidden)
+    sweep: Sweep
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
@@ -42,35 +39,33 @@ class Rollout:
     @property
     def steps(self) -> int:
         """S."""
-        return self.rate.shape[1]
-
-    @property
-    def rows(self) -> Tensor:
-        """The latents that each step starts from, (1 or G, S M, d), step after step."""
-        return self.trajectory.path[:, :-1].flatten(1, 2)
+        return self.z.shape[1] - 1
 
     @property
     def local(self) -> Local:
-        """What the networks say of these rows."""
-        _, first, second, back, coefficient, value, *_ = self.trajectory
-        return Local.of(self.networks, first, second, back, coefficient, value)
+        """What the networks say of the rows that each step starts from, step after step."""
+        return Local.of(self.networks, *self.sweep.activations())
 
-    def hamilton_jacobi(self) -> Tensor:
-        """du/dt + |grad u|^2 / 2 of the rows at the start of every step, (G, S M)."""
-        trajectory = self.trajectory
-        # What moves a mixture does not tell of each network.
-        gradients = self.local.gradients() if trajectory.gradients is None else trajectory.gradients
-        return left_hand_side(gradients, trajectory.back, trajectory.value, self.rate)
+    def penalty(self, force: NegativeForce | None, times: Tensor, price: float, initial_weight: float) -> Tensor:
+        """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
 
-    def squared_gradients_at_0(self) -> Tensor:
-        """|grad u|^2 of the rows at z_0 and time 0, (G, M)."""
-        return self.trajectory.gradients_at_0.square().sum(-1)
-
-    def root_values(self, root: Potential, times: Tensor) -> Tensor:
-        """The values of other networks, as many as the potential's, of the rows at `times` (S,): (G, S M)."""
-        k, same = self.layout.k, root.hidden == self.potential.hidden
-        at_times = tau(self.embedding.after_first() if same else root.embedding(times), root.time_layers(k))
-        return values(root.networks(k), self.rows, at_times)
+        Args:
+            force: ours, or None.
+            times: of the steps, (S,).
+            price: on the size of the force.
+            initial_weight: of the squared gradients at time 0.
+        """
+        left, k = self.sweep.left, self.layout.k
+        assert left is not None
+        if force is None:
+            each = left.square()
+        else:
+            root = force.root
+            same = root.hidden == self.potential.hidden
+            sinusoid = self.embedding.sinusoid[1:] if same else root.embedding(times).sinusoid
+            of_root = force.bias_of(k), root.time_layers(k), root.networks(k)
+            each = penalty(left, self.sweep.path, sinusoid, *of_root, price)
+        return self.layout.over_time(each, self.steps, self.sweep.squared_gradients_at_0, initial_weight)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
@@ -84,12 +79,10 @@ class Rollout:
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
         return self._of_what_acts(values), self._of_what_acts(folds)
 
-    def hutchinson(self, substeps: int, generator: torch.Generator | None) -> Tensor:
-        """`logdet.hutchinson` of H / substeps of what acts, (B, S), with a probe for each sample and step."""
-        bits = self.layout.spread(logdet.random_bits(self.z[:, :-1], generator))
-        probe = logdet.signs(bits, self.rows)
-        weights = self.layout.weights_of_rows
-        return self._of_what_acts(hutchinson(probe, self.trajectory, self.networks, weights, substeps))
+    def hutchinson(self) -> Tensor:
+        """`logdet.hutchinson` of H / substeps of what acts, (B, S)."""
+        assert self.sweep.log_det is not None
+        return self._of_what_acts(self.sweep.log_det)
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M, ...) as (B, S, ...)."""
@@ -100,16 +93,35 @@ class Rollout:
         return self.layout.total(self.local.laplacian(), self.steps)
 
 
-def roll_out(potential: Potential, layout: Layout, z0: Tensor, times: Tensor, substeps: int) -> Rollout:
-    """Follow z += grad u(z, t) / substeps through `times` (S,), from z0 (B, d)."""
+def roll_out(
+    potential: Potential,
+    layout: Layout,
+    z0: Tensor,
+    times: Tensor,
+    substeps: int,
+    bits: Tensor | None = None,
+    constrained: bool = True,
+) -> Rollout:
+    """Follow z += grad u(z, t) / substeps through `times`.
+
+    Args:
+        potential: ours.
+        layout: which rows its networks see.
+        z0: (B, d).
+        times: (S,).
+        substeps: n.
+        bits: `logdet.random_bits` for a sign of each latent that a step starts from, (B, S, ...); None without an estimate of
+            the log-determinants.
+        constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
+    """
     potential.checked(z0, 0.0)
-    networks = potential.networks(layout.k)
-    at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
-    embedding = potential.embedding(at_0)
-    at_times, rate = tau_and_rate(embedding, potential.time_layers(layout.k))
-    trajectory = follow(networks, layout.spread(z0), at_times, layout.weights, substeps)
-    z = layout.collect(trajectory.path)
-    return Rollout(potential, layout, z, networks, embedding, trajectory, rate[:, 1:], _versions(potential))
+    embedding = potential.embedding(torch.cat((times.new_zeros(1), times)))  # the initial term of `HJConstraint` is at time 0
+    networks, layers = potential.networks(layout.k), potential.time_layers(layout.k)
+    probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
+    rates = embedding.rate[1:] if constrained else embedding.rate[:0]
+    inputs = Inputs(layout.spread(z0), layout.weights, probe, embedding.sinusoid, rates, layers, networks, substeps)
+    found = sweep(inputs)
+    return Rollout(potential, layout, layout.collect(found.path), networks, embedding, found, _versions(potential))
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:

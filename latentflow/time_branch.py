@@ -4,6 +4,8 @@ With :math:`e(t)` the sinusoidal embedding and :math:`\Phi, \varphi` the normal 
 
 .. math:: x = W_1 e + b_1, \quad \tau = W_2\, x \Phi(x) + b_2, \quad
           \tau' = W_2\,[g \circ W_1 e'], \quad g = \Phi(x) + x\,\varphi(x).
+
+Values and rates pass through the layers together, as the rows of one product each.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ class Layers(NamedTuple):
     bias_out: Tensor  # b_2, (G, h)
 
 
-class _Parts(NamedTuple):
-    """What tau comes from, (G, S, h) each."""
+class Parts(NamedTuple):
+    """What tau of S times and tau' of the last R of them come from."""
 
-    pre: Tensor  # x
-    below: Tensor  # Phi
-    density: Tensor  # phi
-    slope: Tensor  # g
-    turned: Tensor | None  # W_1 e', where tau' is wanted
+    rows: Tensor  # e and then e', (S + R, width)
+    pre: Tensor  # x, (G, S, h)
+    density: Tensor  # phi, (G, S, h)
+    slope: Tensor  # g, (G, S, h)
+    turned: Tensor  # W_1 e', (G, R, h)
+    inner: Tensor  # x Phi(x) and then g W_1 e', (G, S + R, h)
 
 
 class Embedding(NamedTuple):
@@ -57,73 +60,85 @@ class Embedding(NamedTuple):
 
 def tau_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
     """tau(t) and tau'(t), (G, S, h) each."""
-    inputs = *embedding, *layers
-    return _Branch.apply(*inputs) if serves() else _branch(*inputs)  # type: ignore[no-untyped-call, return-value]
+    return _branch(*embedding, layers)
 
 
 def tau(embedding: Embedding, layers: Layers) -> Tensor:
     """Without the rate, (G, S, h)."""
-    inputs = embedding.sinusoid, None, *layers
-    found: Tensor = (_Branch.apply(*inputs) if serves() else _branch(*inputs))[0]  # type: ignore[no-untyped-call]
-    return found
+    return _branch(embedding.sinusoid, embedding.rate[:0], layers)[0]
 
 
-def _branch(embedded: Tensor, turned: Tensor | None, *layers: Tensor) -> tuple[Tensor, Tensor | None]:
-    tau, rate, _ = _evaluate(embedded, turned, Layers(*layers))
-    return tau, rate
+def _branch(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+    inputs = sinusoid, rotated, *layers
+    return _Branch.apply(*inputs) if serves() else _plain(*inputs)  # type: ignore[no-untyped-call]
 
 
-def _evaluate(embedded: Tensor, turned: Tensor | None, layers: Layers) -> tuple[Tensor, Tensor | None, _Parts]:
-    each_network = layers.weight_in.shape[0], -1, -1
-    weight_in, weight_out = layers.weight_in.mT, layers.weight_out.mT
-    pre = torch.baddbmm(layers.bias_in[:, None], embedded.expand(each_network), weight_in)
+def _plain(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> tuple[Tensor, Tensor]:
+    return evaluate(sinusoid, rotated, Layers(*layers))[:2]
+
+
+def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
+    """Tau of S times, tau' of the last R of them, and what `adjoint` takes; e is (S, width) and e' is (R, width)."""
+    times, rated = sinusoid.shape[0], rotated.shape[0]
+    rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
+    along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
+    pre, turned = along[:, :times] + layers.bias_in[:, None], along[:, times:]
     # GELU is x times Phi, and for so few rows oneDNN, behind F.gelu, takes longer.
     below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-    tau = torch.baddbmm(layers.bias_out[:, None], pre * below, weight_out)
     # A literal, for 1 / sqrt(2 pi): within an autograd function torch.compile takes no names of numbers.
     density = torch.exp(-0.5 * pre.square()) * 0.3989422804014327
     slope = torch.addcmul(below, pre, density)
-    if turned is None:
-        return tau, None, _Parts(pre, below, density, slope, None)
-    turned = torch.bmm(turned.expand(each_network), weight_in)
-    return tau, torch.bmm(slope * turned, weight_out), _Parts(pre, below, density, slope, turned)
+    inner = pre * below
+    if rated:
+        inner = torch.cat((inner, slope[:, times - rated :] * turned), 1)
+    found = torch.bmm(inner, layers.weight_out.mT)
+    parts = Parts(rows, pre, density, slope, turned, inner)
+    return found[:, :times] + layers.bias_out[:, None], found[:, times:], parts
+
+
+def adjoint(
+    layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, by_rows: bool = False
+) -> tuple[Tensor | None, Layers]:
+    """The gradients of e and e', (S + R, width), where `by_rows` asks for them, and of the layers."""
+    rows, pre, density, slope, turned, inner = parts
+    times, rated = pre.shape[1], turned.shape[1]
+    by_found = by_tau if by_rate is None or not rated else torch.cat((by_tau, by_rate), 1)
+    by_inner = torch.bmm(by_found, layers.weight_out)
+    by_along = slope * by_inner[:, :times]
+    if rated:
+        late, by_product = slice(times - rated, None), by_inner[:, times:]
+        # g changes by (2 - x^2) phi.
+        by_along[:, late].addcmul_(by_product * turned, density[:, late] * (2 - pre[:, late].square()))
+    by_bias = by_along.sum(1)
+    if rated:
+        by_along = torch.cat((by_along, by_product * slope[:, late]), 1)
+    by_layers = Layers(
+        torch.bmm(by_along.mT, rows.expand(pre.shape[0], -1, -1)),
+        by_bias,
+        torch.bmm(by_found.mT, inner),
+        by_tau.sum(1),
+    )
+    return torch.bmm(by_along, layers.weight_in).sum(0) if by_rows else None, by_layers
 
 
 class _Branch(torch.autograd.Function):
-    """`_branch`, with its backward pass."""
+    """`_plain`, with its backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, embedded: Tensor, turned: Tensor | None, *layers: Tensor) -> tuple[Tensor, Tensor | None]:
-        tau, rate, parts = _evaluate(embedded, turned, Layers(*layers))
-        ctx.save_for_backward(embedded, turned, *layers, *parts)
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        sinusoid, rotated, *layers = inputs
+        tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
+        ctx.save_for_backward(*inputs, *parts)
         return tau, rate
 
     @staticmethod
     @apart_from_autocast
-    def backward(ctx: Any, by_tau: Tensor, by_rate: Tensor | None) -> tuple[Tensor | None, ...]:
-        embedded, rotated, *rest = ctx.saved_tensors
+    def backward(ctx: Any, by_tau: Tensor, by_rate: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, parts = ctx.saved_tensors[:6], Parts(*ctx.saved_tensors[6:])
         if torch.is_grad_enabled():
-            return differentiably(_branch, (embedded, rotated, *rest[:4]), (by_tau, by_rate))
-        layers, parts = Layers(*rest[:4]), _Parts(*rest[4:])
-        pre, below, density, slope, turned = parts
-        each_network = pre.shape[0], -1, -1
-        by_pre = slope * torch.bmm(by_tau, layers.weight_out)
-        by_weight_out = torch.bmm(by_tau.mT, pre * below)
-        along, by_turned, by_rotated = embedded.expand(each_network), None, None
-        if by_rate is not None and turned is not None:
-            by_product = torch.bmm(by_rate, layers.weight_out)
-            by_weight_out.baddbmm_(by_rate.mT, slope * turned)
-            by_pre.addcmul_(by_product * turned, density * (2 - pre.square()))  # which is how g changes
-            by_turned = by_product * slope
-        by_weight_in = torch.bmm(by_pre.mT, along)
-        if by_turned is not None:
-            by_weight_in.baddbmm_(by_turned.mT, rotated.expand(each_network))
-            by_rotated = torch.bmm(by_turned, layers.weight_in).sum(0) if ctx.needs_input_grad[1] else None
-        return (
-            torch.bmm(by_pre, layers.weight_in).sum(0) if ctx.needs_input_grad[0] else None,
-            by_rotated,
-            by_weight_in,
-            by_pre.sum(1),
-            by_weight_out,
-            by_tau.sum(1),
+            return differentiably(_plain, inputs, (by_tau, by_rate))
+        by_rows, by_layers = adjoint(
+            Layers(*inputs[2:]), parts, by_tau, by_rate, ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         )
+        times = parts.pre.shape[1]
+        return None if by_rows is None else by_rows[:times], None if by_rows is None else by_rows[times:], *by_layers

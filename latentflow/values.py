@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,15 +20,51 @@ def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:
 
 
 def _values(rows: Tensor, tau: Tensor, *parameters: Any) -> tuple[Tensor]:
-    return (_evaluate(Networks(*parameters), rows, tau)[0],)
+    return (evaluate(Networks(*parameters), rows, tau).value,)
 
 
-def _evaluate(networks: Networks, rows: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The values, h_1, h_1 + tau and h_2."""
+class Activations(NamedTuple):
+    """Of the networks at their rows."""
+
+    value: Tensor  # u, (G, N)
+    first: Tensor  # h_1, (G, N, h)
+    timed: Tensor  # h_1 + tau, (G, N, h)
+    second: Tensor  # h_2, (G, N, h)
+
+
+def evaluate(networks: Networks, rows: Tensor, tau: Tensor) -> Activations:
+    """The `values`, and what `adjoint` takes."""
     first = torch.tanh(first_layer(networks, rows))
     timed = at_times(first, tau)
     second = torch.tanh(torch.baddbmm(networks.hidden_bias[:, None], timed, networks.hidden_weight.mT))
-    return value_of(networks, second), first, timed, second
+    return Activations(value_of(networks, second), first, timed, second)
+
+
+def adjoint(
+    networks: Networks, rows: Tensor, times: int, activations: Activations, by_values: Tensor
+) -> tuple[Tensor, Tensor, Networks]:
+    """The gradients of the rows, of tau (G, `times`, h) and of the networks, for those of the values, (G, N)."""
+    found, first, timed, second = activations
+    by_bias = None
+    if networks.output_bias is not None:
+        by_values = by_values * slope_of(found)
+        by_bias = by_values.sum(1)
+    by_value = by_values[..., None]
+    pre_2 = through_tanh(by_value * networks.read_out[:, None], second)
+    by_timed = torch.bmm(pre_2, networks.hidden_weight)
+    pre_1 = through_tanh(by_timed, first)
+    num, count, hidden = first.shape
+    by_rows = torch.bmm(pre_1, networks.input_weight)
+    by_networks = Networks(
+        torch.bmm(pre_1.mT, rows.expand(num, -1, -1)),
+        pre_1.sum(1),
+        torch.bmm(pre_2.mT, timed),
+        pre_2.sum(1),
+        torch.bmm(by_value.mT, second)[:, 0],
+        by_bias,
+    )
+    by_rows = by_rows if rows.shape[0] == num else by_rows.sum(0, keepdim=True)
+    return by_rows, by_timed.view(num, times, count // max(1, times), hidden).sum(2), by_networks
 
 
 class _Values(torch.autograd.Function):
@@ -36,34 +72,16 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, tau: Tensor, *parameters: Any) -> tuple[Tensor]:
-        found, *activations = _evaluate(Networks(*parameters), rows, tau)
-        ctx.save_for_backward(rows, tau, *parameters, *activations, found)
-        return (found,)
+        activations = evaluate(Networks(*parameters), rows, tau)
+        ctx.save_for_backward(rows, tau, *parameters, *activations)
+        return (activations.value,)
 
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, by_values: Tensor) -> tuple[Tensor | None, ...]:
-        rows, tau, *parameters, first, timed, second, found = ctx.saved_tensors
+        rows, tau, *parameters = ctx.saved_tensors[:8]
         if torch.is_grad_enabled():
             return differentiably(_values, (rows, tau, *parameters), (by_values,))
-        networks = Networks(*parameters)
-        by_bias = None
-        if networks.output_bias is not None:
-            by_values = by_values * slope_of(found)
-            by_bias = by_values.sum(1)
-        by_value = by_values[..., None]
-        pre_2 = through_tanh(by_value * networks.read_out[:, None], second)
-        by_timed = torch.bmm(pre_2, networks.hidden_weight)
-        pre_1 = through_tanh(by_timed, first)
-        num, count, hidden = first.shape
-        by_rows = torch.bmm(pre_1, networks.input_weight)
-        return (
-            by_rows if rows.shape[0] == num else by_rows.sum(0, keepdim=True),
-            by_timed.view(num, tau.shape[1], count // max(1, tau.shape[1]), hidden).sum(2),
-            torch.bmm(pre_1.mT, rows.expand(num, -1, -1)),
-            pre_1.sum(1),
-            torch.bmm(pre_2.mT, timed),
-            pre_2.sum(1),
-            torch.bmm(by_value.mT, second)[:, 0],
-            by_bias,
-        )
+        activations = Activations(*ctx.saved_tensors[8:])
+        by_rows, by_tau, by_networks = adjoint(Networks(*parameters), rows, tau.shape[1], activations, by_values)
+        return by_rows, by_tau, *by_networks

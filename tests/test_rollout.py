@@ -68,8 +68,6 @@ def test_every_number_and_gradient_is_that_of_the_plain_route(potential, kind, l
 def test_sharing_spares_work_and_changes_nothing(kind, monkeypatch):
     potential = make_potential(4, 3)
     path = FlowPosterior(potential)(gaussian(5, 4), steps=3, **what_acts(kind, 5, 3, 3, 0))
-    # what moves the latents of one network is its gradient; a mixture's tells nothing of each
-    assert (path.rollout.trajectory.gradients is None) == (kind in ("switching", "weights"))
     hj = HJConstraint(potential, NegativeForce(4, 3).double())
     truth = hj(plain(path))
     monkeypatch.setattr(type(potential), "first_derivatives", None)  # the plain route would call it

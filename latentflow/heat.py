@@ -1,0 +1,107 @@
+r"""The density of a standard Gaussian that has been widened as the heat equation says, its backward pass written out.
+
+The variance at step t is :math:`s_t = 1 + 2\, \sum_k a_t^k D_k`, a being how long each k has acted and D = max(raw, 0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentflow.written_out import apart_from_autocast, differentiably, serves
+
+
+def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
+    """In nats, (B, T+1).
+
+    Args:
+        z: (B, T+1, d).
+        acted: a, (B, T+1, K); (1, ...) where it is that of all samples, and (..., 1, K) where it grows with the time.
+        time: factors of a, (T+1,).
+        raw: (K,).
+    """
+    inputs = z, acted, time, raw
+    found: Tensor = (_LogDensity.apply(*inputs) if serves() else _log_density(*inputs))[0]  # type: ignore[no-untyped-call]
+    return found
+
+
+def variance(acted: Tensor, time: Tensor, diffusion: Tensor) -> Tensor:
+    """s, (B or 1, T+1), for D, (K,); 1 where the time is 0, however large D is."""
+    return 1 + torch.matmul(acted, diffusion) * (2 * time)
+
+
+def projected(raw: Tensor) -> Tensor:
+    """max(raw, 0) with the gradient of a projected descent.
+
+    The gradient passes wherever raw >= 0, exactly 0 included; below, it passes only if it leads back up. So D starts at
+    exactly 0 and learns from there, rests there if the data want none, and is never stuck. (A square or an absolute value
+    has no gradient at 0, and a clamp none below it.)
+    """
+    found: Tensor = _Projection.apply(raw)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Projection(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(raw: Tensor) -> Tensor:
+        return raw.clamp_min(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _through_projection(grad, ctx.saved_tensors[0])
+
+
+def _through_projection(grad: Tensor, raw: Tensor) -> Tensor:
+    return torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))
+
+
+def _log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:
+    return (log_normal(z, variance(acted, time, projected(raw))),)
+
+
+def log_normal(z: Tensor, variance: Tensor) -> Tensor:
+    """The log density of N(0, s I), (...), in nats, for z (..., d) and s (...)."""
+    return _of_ratio(z.square().sum(-1) / variance, variance, z.shape[-1])
+
+
+def _of_ratio(ratio: Tensor, variance: Tensor, dim: int) -> Tensor:
+    """The same for |z|^2 / s."""
+    # A literal, for log(2 pi): within an autograd function torch.compile takes no names of numbers.
+    return torch.add(ratio, variance.log() + 1.8378770664093453, alpha=dim) * -0.5
+
+
+class _LogDensity(torch.autograd.Function):
+    """`_log_density`, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:
+        diffusion = raw.clamp_min(0)
+        widened = variance(acted, time, diffusion)
+        ratio = z.square().sum(-1) / widened
+        found = _of_ratio(ratio, widened, z.shape[-1])
+        ctx.save_for_backward(z, acted, time, raw, diffusion, widened, ratio)
+        return (found,)
+
+    @staticmethod
+    @apart_from_autocast
+    def backward(ctx: Any, by_density: Tensor) -> tuple[Tensor | None, ...]:
+        z, acted, time, raw, diffusion, widened, ratio = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiably(_log_density, (z, acted, time, raw), (by_density,))
+        share = by_density / widened
+        by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])
+        by_diffusion = torch.mv(acted.flatten(0, 1).mT, by_acting.flatten())
+        return (
+            z * -share[..., None],
+            by_acting[..., None] * diffusion if ctx.needs_input_grad[1] else None,
+            None,
+            _through_projection(by_diffusion, raw),
+        )

@@ -1,0 +1,198 @@
+"""All that a flow, its density and its Hamilton-Jacobi equation ask of the networks along a path, with one backward pass.
+
+On the way there: the time branch, the loop over time, the left-hand side of the equation and the estimate of the
+log-determinants. Their adjoints run in the opposite order, and add the gradient of each matrix up in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
+from latentflow.closed_form import Matrices, Networks
+from latentflow.tanh import slope_of
+from latentflow.time_branch import Layers
+from latentflow.trajectory import Trajectory, Wanted
+from latentflow.written_out import apart_from_autocast, differentiably, serves
+
+
+class Sweep(NamedTuple):
+    """Of G networks, S substeps and M rows; activations are those of the rows where the steps start, step after step."""
+
+    path: Tensor  # (1 or G, S+1, M, d)
+    squared_gradients_at_0: Tensor  # |grad u|^2 where the path starts, at time 0, (G, M)
+    left: Tensor | None  # of the Hamilton-Jacobi equation, (G, S M)
+    log_det: Tensor | None  # of what acts, as the probe estimates it, (1 or G, S M); with it, no activations
+    first: Tensor | None = None  # h_1, (G, S M, h)
+    second: Tensor | None = None  # h_2, (G, S M, h)
+    back: Tensor | None = None  # q, (G, S M, h)
+    coefficient: Tensor | None = None  # p, (G, S M, h)
+    value: Tensor | None = None  # u, (G, S M, 1), of bounded potentials
+
+    def activations(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """h_1, h_2, q, p and u."""
+        first, second, back, coefficient = self.first, self.second, self.back, self.coefficient
+        assert first is not None and second is not None and back is not None and coefficient is not None
+        return first, second, back, coefficient, self.value
+
+
+class Inputs(NamedTuple):
+    """As `torch.autograd.Function` takes them, one by one."""
+
+    rows: Tensor  # where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all
+    weights: Tensor | None  # (G, S, M, 1), how strongly each network moves the shared rows; None without a mixture
+    probe: Tensor | None  # for the estimate of the log-determinants, (1 or G, S M, d)
+    sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
+    rotated: Tensor  # its rate at every step, (S, width); (0, width) where the left-hand side is not asked for
+    layers: Layers
+    networks: Networks
+    substeps: int  # by which gradients are divided
+
+    @classmethod
+    def of(cls, *flat: Any) -> Inputs:
+        rows, weights, probe, sinusoid, rotated = flat[:5]
+        return cls(rows, weights, probe, sinusoid, rotated, Layers(*flat[5:9]), Networks(*flat[9:15]), flat[15])
+
+    def flat(self) -> tuple[Any, ...]:
+        return *self[:5], *self.layers, *self.networks, self.substeps
+
+
+def sweep(inputs: Inputs) -> Sweep:
+    """Follow the networks from where the rows start."""
+    flat = inputs.flat()
+    return Sweep(*(_Sweep.apply(*flat) if serves() else _sweep(*flat)))  # type: ignore[no-untyped-call]
+
+
+class _Found(NamedTuple):
+    """What the adjoints take."""
+
+    matrices: Matrices
+    tau: Tensor
+    rate: Tensor
+    parts: time_branch.Parts
+    trajectory: Trajectory
+    each: Tensor | None  # grad u of each network of a mixture where the steps start, (K, S M, d)
+    way: hutchinson.Way | None
+
+
+def _sweep(*flat: Any) -> Sweep:
+    return _evaluate(Inputs.of(*flat))[0]
+
+
+def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
+    rows, weights, probe, sinusoid, rotated, layers, networks, substeps = inputs
+    matrices, size = Matrices.of(networks), rows.shape[1]
+    tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
+    found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
+    first, second, back, coefficient, value = _from_step_1(found, size)
+    each, left, log_det, way = None, None, None, None
+    if rotated.shape[0] > 0:
+        if weights is not None:  # what moves a mixture does not tell of each network
+            each = torch.bmm(coefficient if value is None else slope_of(value) * coefficient, networks.input_weight)
+        gradients = found.gradients[:, size:] if each is None else each
+        left = hamilton_jacobi.left_hand_side(gradients, back, value, rate)
+    if probe is not None:
+        local, acts = (first, second, coefficient, value), None if weights is None else weights.flatten(1, 2)
+        log_det, way = hutchinson.estimate(probe, hutchinson.Activations(*local), acts, matrices, substeps)
+    activations = (first, second, back, coefficient, value) if probe is None else ()
+    said = Sweep(found.path(tau.shape[1] - 1), found.gradients[:, :size].square().sum(-1), left, log_det, *activations)
+    return said, _Found(matrices, tau, rate, parts, found, each, way)
+
+
+def _from_step_1(found: Trajectory, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """h_1, h_2, q, p and u but for time 0, (G, S M, ...)."""
+    first, second, back, coefficient, value, _ = found.activations
+    late = [x[:, size:] for x in (first, second, back, coefficient)]
+    return late[0], late[1], late[2], late[3], None if value is None else value[:, size:]
+
+
+class _Sweep(torch.autograd.Function):
+    """`_sweep`, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *flat: Any) -> tuple[Tensor | None, ...]:
+        said, found = _evaluate(Inputs.of(*flat))
+        *tensors, ctx.substeps = flat
+        moves, gradients, activations, square = found.trajectory
+        way = () if found.way is None else (found.way.along, *found.way.parts, *found.way[2:])
+        ctx.save_for_backward(
+            *tensors,
+            *(found.matrices.weighted, found.tau, found.rate, *found.parts),
+            *(moves, gradients, *activations, square, found.each, *way),
+        )
+        return tuple(said)
+
+    @staticmethod
+    @apart_from_autocast
+    def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
+        tensors, saved = ctx.saved_tensors[:15], ctx.saved_tensors[15:]
+        flat = *tensors, ctx.substeps
+        if torch.is_grad_enabled():
+            return differentiably(_sweep, flat, by_outputs)
+        inputs = Inputs.of(*flat)
+        weighted, tau, rate, *parts = saved[:9]
+        matrices = Matrices(inputs.networks.input_weight, inputs.networks.hidden_weight, weighted)
+        moves, gradients, *activations, square, each = saved[9:19]
+        along, *saved_way = saved[19:] or (None,)
+        way = None if along is None else hutchinson.Way(along, hessian_product.Parts(*saved_way[:6]), *saved_way[6:])
+        path = Trajectory(moves, gradients, trajectory.Activations(*activations), square)
+        found = _Found(matrices, tau, rate, time_branch.Parts(*parts), path, each, way)
+        return *_adjoint(inputs, found, Sweep(*by_outputs), ctx.needs_input_grad), None
+
+
+def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """The gradients of all tensors among the inputs."""
+    rows, weights, probe, sinusoid, rotated, layers, networks, substeps = inputs
+    size, weights_too = rows.shape[1], weights is not None and needed[1]
+    first, second, back, coefficient, value = _from_step_1(found.trajectory, size)
+    acts, by_acts = None if weights is None else weights.flatten(1, 2), None
+    if probe is not None and found.way is not None:
+        local = hutchinson.Activations(first, second, coefficient, value)
+        (by_first, by_second, by_coefficient, by_value), by_acts, by_matrices = hutchinson.adjoint(
+            probe, local, acts, found.matrices, substeps, found.way, by.log_det, weights_too
+        )
+        by_back = None
+    else:
+        _, _, _, _, by_first, by_second, by_back, by_coefficient, by_value = by
+        by_matrices = Matrices(*map(torch.zeros_like, found.matrices))
+    by_gradients, by_rate = None, None
+    if by.left is not None:
+        each = found.trajectory.gradients[:, size:] if found.each is None else found.each
+        by_gradients, by_q, by_u, by_rate = hamilton_jacobi.adjoint(each, back, value, found.rate, by.left)
+        by_back = by_q if by_back is None else by_back + by_q
+        by_value = by_u if by_value is None or by_u is None else by_value + by_u
+        if found.each is not None:
+            by_p = torch.bmm(by_gradients, networks.input_weight.mT)
+            p = coefficient
+            if value is not None and by_value is not None:
+                slope = slope_of(value)
+                by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)
+                by_p, p = by_p * slope, p * slope
+            by_coefficient = by_coefficient + by_p
+            by_matrices.input_weight.baddbmm_(p.mT, by_gradients)
+            by_gradients = None
+    by_at_0 = found.trajectory.gradients[:, :size] * (2 * by.squared_gradients_at_0[..., None])
+    wanted = Wanted(
+        by.path,
+        by_first,
+        by_second,
+        torch.zeros_like(by_first) if by_back is None else by_back,
+        by_coefficient,
+        by_value,
+        by_gradients,
+        by_at_0,
+        by_matrices,
+    )
+    given = trajectory.adjoint(
+        networks, found.matrices.weighted, rows, found.tau, weights, substeps, found.trajectory, wanted, weights_too
+    )
+    by_weights = given.weights
+    if by_acts is not None and by_weights is not None:
+        by_weights = by_weights + by_acts.view_as(by_weights)
+    by_times, by_layers = time_branch.adjoint(layers, found.parts, given.tau, by_rate, needed[3] or needed[4])
+    by_embedding = (None, None) if by_times is None else (by_times[: len(sinusoid)], by_times[len(sinusoid) :])
+    return given.rows, by_weights, None, *by_embedding, *by_layers, *given.networks
