@@ -89,9 +89,7 @@ def _listed(labels: Tensor, num: int) -> list[int] | None:
         return None
     low, high = min(listed, default=0), max(listed, default=0)
     if low < 0 or high >= num:
-        raise ValueError(
-            f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}"
-        )
+        raise ValueError(f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}")
     return listed
 
 

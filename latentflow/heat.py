@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentflow.forward_mode import carries_tangent
 from latentflow.written_out import apart_from_autocast, differentiably, serves
 
 
@@ -39,6 +40,8 @@ def projected(raw: Tensor) -> Tensor:
     exactly 0 and learns from there, rests there if the data want none, and is never stuck. (A square or an absolute value
     has no gradient at 0, and a clamp none below it.)
     """
+    if carries_tangent(raw):
+        return raw.clamp_min(0)
     found: Tensor = _Projection.apply(raw)  # type: ignore[no-untyped-call]
     return found
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latentflow.acting import Acting
+from latentflow.stack import Choice
 
 GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
@@ -28,7 +29,7 @@ class Layout:
     * a mixture: every network sees all samples, and their answers are weighted.
     """
 
-    k: int | Tensor | None  # the one network, or that of each group (G,); None are all K, one after the other
+    k: Choice
     rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat a sample
     place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)
@@ -59,17 +60,9 @@ class Layout:
             return x.permute(2, 1, 0, *range(3, x.ndim))
         return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
 
-    def over_time(self, x: Tensor, steps: int, initial: Tensor, factor: float) -> Tensor:
-        """The mean of x (G, S M) over steps, and `factor` times what is said of the start, (G, M): (B,).
-
-        Of the own network, or of all, with the weights of each step and those of the first.
-        """
-        x = x.view(x.shape[0], steps, -1)
-        if self.weights is None:
-            each = torch.add(x.mean(1), initial, alpha=factor)
-            return each.squeeze(0) if self.place is None else each.flatten().index_select(0, self.place)
-        weights = self.weights[..., 0]
-        return torch.add((x * weights).sum((0, 1)) / steps, (initial * weights[:, 0]).sum(0), alpha=factor)
+    def samples(self, x: Tensor) -> Tensor:
+        """X (1 or G, M) as (B,)."""
+        return x.squeeze(0) if self.place is None else x.flatten().index_select(0, self.place)
 
     def total(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
@@ -93,15 +86,16 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
 
 def _grouped(labels: list[int], num: int) -> Layout:
     """For the label of each sample. Python's own loops are faster here than calls whose code has left the caches."""
-    samples: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
-    for sample, label in enumerate(labels):
-        samples[label].append(sample)
-    size = _group_size([len(of_label) for of_label in samples.values()])
+    order, counts = sorted(range(len(labels)), key=labels.__getitem__), Counter(labels)
+    size, start = _group_size(list(counts.values())), 0
     networks: list[int] = []
     rows: list[int] = []
-    for label, of_label in samples.items():
-        rows += of_label + of_label[:1] * (-len(of_label) % size)
-        networks += [label] * -(-len(of_label) // size)
+    for label in sorted(counts):
+        group = order[start : start + counts[label]]
+        start += len(group)
+        group += group[:1] * (-len(group) % size)
+        rows += group
+        networks += [label] * (len(group) // size)
     if len(networks) == 1:
         return Layout(networks[0], None, None, None)
     place = [0] * len(labels)
@@ -119,6 +113,8 @@ def _tensor(numbers: list[int]) -> Tensor:
 def _group_size(counts: list[int]) -> int:
     """The M that makes the least work: small groups repeat networks, large ones are padded."""
     largest, how_often = max(counts), Counter(counts)
+    if len(how_often) == 1:
+        return largest
     sizes = largest, *(1 << power for power in range(largest.bit_length()))
 
     def work(size: int) -> int:

@@ -1,42 +1,57 @@
-r"""What the Hamilton-Jacobi equation with the force of `NegativeForce` costs along a path, its backward pass written out.
+r"""What the Hamilton-Jacobi equation costs along a path that the flow has evaluated, its backward pass written out.
 
-With L the left-hand side and :math:`f = -m^2`, each row costs :math:`(L + m^2)^2 + \lambda\, m^2`.
+With L the left-hand side and :math:`f = -m^2` the force of `NegativeForce`, each row costs :math:`(L + m^2)^2 + \lambda\, m^2`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
+from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.time_branch import Layers
 from latentflow.written_out import apart_from_autocast, differentiably, serves
 
 
+class Force(NamedTuple):
+    """`NegativeForce` as `torch.autograd.Function` takes it."""
+
+    sinusoid: Tensor  # the embedding of every step, (S, width)
+    layers: Layers  # of all K networks behind m
+    networks: Networks
+    bias: Tensor | None  # of m, (K,)
+
+
 def penalty(
     left: Tensor,
+    at_0: Tensor,
+    weights: Tensor | None,
     path: Tensor,
-    sinusoid: Tensor,
-    bias: Tensor | None,
-    layers: Layers,
-    networks: Networks,
+    force: Force | None,
+    k: Choice,
     price: float,
+    factor: float,
 ) -> Tensor:
-    """Of S steps of M rows, (G, S M).
+    """The mean over S steps of M rows, and the initial term, (1 or G, M).
 
     Args:
         left: of the equation, (G, S M).
+        at_0: the squared gradients at time 0, (G, M).
+        weights: (G, S, M, 1) of a mixture, over whose networks all is summed up, else None.
         path: the latents, (1 or G, S+1, M, d), of which all but the last are looked at.
-        sinusoid: the embedding of every step, (S, width).
-        bias: of m, (G,); None without one.
-        layers: of the time branches behind m.
-        networks: behind m.
+        force: None is f = 0.
+        k: which of its networks.
         price: lambda, on the size of the force.
+        factor: of the initial term.
     """
-    inputs = left, path, sinusoid, bias, *layers, *networks, price
+    of_force: tuple[Tensor | None, ...] = (None,) * 12
+    if force is not None:
+        of_force = force.sinusoid, *force.layers, *force.networks, force.bias
+    inputs = left, at_0, weights, path, *of_force, k, price, factor
     found: Tensor = (_Penalty.apply(*inputs) if serves() else _penalty(*inputs))[0]  # type: ignore[no-untyped-call]
     return found
 
@@ -45,19 +60,47 @@ def _penalty(*inputs: Any) -> tuple[Tensor]:
     return (_evaluate(*inputs)[0],)
 
 
+class _Way(NamedTuple):
+    """From the path to the penalty."""
+
+    each: Tensor  # of each row, (G, S, M)
+    residual: Tensor  # (G, S M)
+    root: Tensor | None  # m, (G, S M)
+
+
+class _OfForce(NamedTuple):
+    """What m comes from."""
+
+    layers: Layers
+    networks: Networks
+    parts: time_branch.Parts
+    activations: values.Activations
+
+
 def _evaluate(
-    left: Tensor, path: Tensor, sinusoid: Tensor, bias: Tensor | None, *others: Any
-) -> tuple[Tensor, Tensor, Tensor, time_branch.Parts, values.Activations]:
-    """The penalty, the residual, m and where this comes from."""
-    layers, networks, price = Layers(*others[:4]), Networks(*others[4:10]), others[10]
-    tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
-    activations = values.evaluate(networks, _starts(path), tau)
-    root = activations.value if bias is None else activations.value + bias[:, None]
-    residual = torch.addcmul(left, root, root)
-    found = residual.square()
-    if price > 0:
-        found = torch.addcmul(found, root, root, value=price)
-    return found, residual, root, parts, activations
+    left: Tensor, at_0: Tensor, weights: Tensor | None, path: Tensor, sinusoid: Tensor | None, *others: Any
+) -> tuple[Tensor, _Way, _OfForce | None]:
+    *parameters, bias, k, price, factor = others
+    root, of_force, residual = None, None, left
+    if sinusoid is not None:
+        *parameters, bias = all_chosen((*parameters, bias), k)
+        layers, networks = Layers(*parameters[:4]), Networks(*parameters[4:])
+        tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
+        activations = values.evaluate(networks, _starts(path), tau)
+        root = activations.value if bias is None else activations.value + bias[:, None]
+        residual = torch.addcmul(left, root, root)
+        of_force = _OfForce(layers, networks, parts, activations)
+    each = residual.square()
+    if root is not None and price > 0:
+        each = torch.addcmul(each, root, root, value=price)
+    each = each.view(left.shape[0], path.shape[1] - 1, at_0.shape[1])
+    if weights is None:
+        total = torch.add(each.mean(1), at_0, alpha=factor)
+    else:
+        weights = weights[..., 0]
+        total = (each * weights).sum((0, 1), keepdim=True)[0] / each.shape[1]
+        total = torch.add(total, (at_0 * weights[:, 0]).sum(0, keepdim=True), alpha=factor)
+    return total, _Way(each, residual, root), of_force
 
 
 def _starts(path: Tensor) -> Tensor:
@@ -70,26 +113,38 @@ class _Penalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor]:
-        found, residual, root, parts, activations = _evaluate(*inputs)
-        *tensors, ctx.price = inputs
-        ctx.save_for_backward(*tensors, residual, root, *parts, *activations)
-        return (found,)
+        total, way, of_force = _evaluate(*inputs)
+        *tensors, ctx.k, ctx.price, ctx.factor = inputs
+        saved = () if of_force is None else (x for part in of_force for x in part)
+        ctx.save_for_backward(*tensors, *way, *saved)
+        return (total,)
 
     @staticmethod
     @apart_from_autocast
-    def backward(ctx: Any, by_penalty: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, (residual, root, *saved) = ctx.saved_tensors[:14], ctx.saved_tensors[14:]
+    def backward(ctx: Any, by_total: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, (each, residual, root, *saved) = ctx.saved_tensors[:16], ctx.saved_tensors[16:]
         if torch.is_grad_enabled():
-            return differentiably(_penalty, (*inputs, ctx.price), (by_penalty,))
-        _, path, sinusoid, bias, *parameters = inputs
-        layers, networks = Layers(*parameters[:4]), Networks(*parameters[4:])
-        parts, activations = time_branch.Parts(*saved[:6]), values.Activations(*saved[6:])
-        by_left = 2 * residual * by_penalty
-        by_square = by_left if ctx.price == 0 else torch.add(by_left, by_penalty, alpha=ctx.price)
+            return differentiably(_penalty, (*inputs, ctx.k, ctx.price, ctx.factor), (by_total,))
+        left, at_0, weights, path, sinusoid, *_, bias = inputs
+        by_each, by_at_0 = (by_total / each.shape[1])[:, None].expand_as(each), by_total * ctx.factor
+        by_weights = None
+        if weights is not None:
+            if ctx.needs_input_grad[2]:
+                by_weights = by_each * each
+                by_weights[:, 0] += by_at_0 * at_0
+                by_weights = by_weights[..., None]
+            by_each, by_at_0 = by_each * weights[..., 0], by_at_0 * weights[:, 0, :, 0]
+        by_each = by_each.reshape(left.shape)
+        by_left = 2 * residual * by_each
+        if root is None:
+            return by_left, by_at_0, by_weights, *(None,) * 16
+        layers, networks = Layers(*saved[:4]), Networks(*saved[4:10])
+        parts, activations = time_branch.Parts(*saved[10:16]), values.Activations(*saved[16:])
+        by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
         by_root = 2 * root * by_square
-        times = len(sinusoid)
-        by_starts, by_tau, by_networks = values.adjoint(networks, _starts(path), times, activations, by_root)
-        by_times, by_layers = time_branch.adjoint(layers, parts, by_tau, None, ctx.needs_input_grad[2])
+        by_starts, by_tau, by_networks = values.adjoint(networks, _starts(path), len(sinusoid), activations, by_root)
+        by_times, by_layers = time_branch.adjoint(layers, parts, by_tau, None, ctx.needs_input_grad[4])
         by_path = torch.cat((by_starts.view_as(path[:, :-1]), torch.zeros_like(path[:, -1:])), 1)
         by_bias = None if bias is None else by_root.sum(1)
-        return by_left, by_path, by_times, by_bias, *by_layers, *by_networks, None
+        by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, inputs[5].shape[0])
+        return by_left, by_at_0, by_weights, by_path, by_times, *by_force, None, None, None

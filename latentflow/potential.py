@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow import closed_form
+from latentflow.stack import Choice, chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import positive_integer, require_floating
 from latentflow.values import values
@@ -143,24 +144,24 @@ class Potential(nn.Module):
         trace = self._local(z, t, k)[0].laplacian()
         return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])
 
-    def networks(self, k: int | Tensor | None = None) -> closed_form.Networks:
+    def networks(self, k: Choice = None) -> closed_form.Networks:
         """The parameters of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
         return closed_form.Networks(
-            _chosen(self.input_weight, k),
-            _chosen(self.input_bias, k),
-            _chosen(self.hidden_weight, k),
-            _chosen(self.hidden_bias, k),
-            _chosen(self.output_weight, k),
-            None if self.output_bias is None else _chosen(self.output_bias, k),
+            chosen(self.input_weight, k),
+            chosen(self.input_bias, k),
+            chosen(self.hidden_weight, k),
+            chosen(self.hidden_bias, k),
+            chosen(self.output_weight, k),
+            None if self.output_bias is None else chosen(self.output_bias, k),
         )
 
-    def time_layers(self, k: int | Tensor | None = None) -> Layers:
+    def time_layers(self, k: Choice = None) -> Layers:
         """The parameters of the time branch, of the networks that `networks` gives."""
         return Layers(
-            _chosen(self.time_in_weight, k),
-            _chosen(self.time_in_bias, k),
-            _chosen(self.time_out_weight, k),
-            _chosen(self.time_out_bias, k),
+            chosen(self.time_in_weight, k),
+            chosen(self.time_in_bias, k),
+            chosen(self.time_out_weight, k),
+            chosen(self.time_out_bias, k),
         )
 
     def embedding(self, t: Tensor) -> Embedding:
@@ -264,14 +265,3 @@ class NegativeForce(nn.Module):
         """f(z, t) of all K, (..., K)."""
         root: Tensor = self.root(z, t)
         return -(root if self.bias is None else root + self.bias).square()
-
-    def bias_of(self, k: int | Tensor | None) -> Tensor | None:
-        """Of m, (G,), of the networks that `Potential.networks` gives for k; None without a bias."""
-        return None if self.bias is None else _chosen(self.bias, k)
-
-
-def _chosen(parameter: Tensor, k: int | Tensor | None) -> Tensor:
-    """The k-th network's slice with its first axis kept, those of the networks listed, or all of them."""
-    if isinstance(k, Tensor):
-        return parameter.index_select(0, k)
-    return parameter if k is None else parameter[k : k + 1]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import logdet
-from latentflow.closed_form import Local, Networks
+from latentflow.closed_form import Local
 from latentflow.layout import Layout
-from latentflow.penalty import penalty
+from latentflow.penalty import Force, penalty
 from latentflow.potential import NegativeForce, Potential
 from latentflow.sweep import Inputs, Sweep, sweep
 from latentflow.time_branch import Embedding
@@ -27,7 +27,6 @@ class Rollout:
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
-    networks: Networks  # that the layout has chosen
     embedding: Embedding  # of time 0 and of every step
     sweep: Sweep
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
@@ -44,28 +43,27 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        return Local.of(self.networks, *self.sweep.activations())
+        return Local.of(self.potential.networks(self.layout.k), *self.sweep.activations())
 
-    def penalty(self, force: NegativeForce | None, times: Tensor, price: float, initial_weight: float) -> Tensor:
+    def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:
         """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
 
         Args:
             force: ours, or None.
             times: of the steps, (S,).
             price: on the size of the force.
-            initial_weight: of the squared gradients at time 0.
+            factor: of the initial term.
         """
-        left, k = self.sweep.left, self.layout.k
+        left, of_force = self.sweep.left, None
         assert left is not None
-        if force is None:
-            each = left.square()
-        else:
+        if force is not None:
             root = force.root
             same = root.hidden == self.potential.hidden
             sinusoid = self.embedding.sinusoid[1:] if same else root.embedding(times).sinusoid
-            of_root = force.bias_of(k), root.time_layers(k), root.networks(k)
-            each = penalty(left, self.sweep.path, sinusoid, *of_root, price)
-        return self.layout.over_time(each, self.steps, self.sweep.squared_gradients_at_0, initial_weight)
+            of_force = Force(sinusoid, root.time_layers(), root.networks(), force.bias)
+        at_0, layout = self.sweep.squared_gradients_at_0, self.layout
+        found = penalty(left, at_0, layout.weights, self.sweep.path, of_force, layout.k, price, factor)
+        return layout.samples(found)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
@@ -115,13 +113,14 @@ def roll_out(
         constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
     """
     potential.checked(z0, 0.0)
-    embedding = potential.embedding(torch.cat((times.new_zeros(1), times)))  # the initial term of `HJConstraint` is at time 0
-    networks, layers = potential.networks(layout.k), potential.time_layers(layout.k)
+    at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
+    embedding = potential.embedding(at_0)
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
     rates = embedding.rate[1:] if constrained else embedding.rate[:0]
-    inputs = Inputs(layout.spread(z0), layout.weights, probe, embedding.sinusoid, rates, layers, networks, substeps)
-    found = sweep(inputs)
-    return Rollout(potential, layout, layout.collect(found.path), networks, embedding, found, _versions(potential))
+    parameters = potential.time_layers(), potential.networks()
+    rows = layout.spread(z0)
+    found = sweep(Inputs(rows, layout.weights, probe, embedding.sinusoid, rates, *parameters, layout.k, substeps))
+    return Rollout(potential, layout, layout.collect(found.path), embedding, found, _versions(potential))
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:

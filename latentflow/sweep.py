@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
 from latentflow.closed_form import Matrices, Networks
+from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory, Wanted
@@ -35,9 +36,11 @@ class Sweep(NamedTuple):
 
     def activations(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """h_1, h_2, q, p and u."""
-        first, second, back, coefficient = self.first, self.second, self.back, self.coefficient
-        assert first is not None and second is not None and back is not None and coefficient is not None
-        return first, second, back, coefficient, self.value
+        assert self.first is not None
+        assert self.second is not None
+        assert self.back is not None
+        assert self.coefficient is not None
+        return self.first, self.second, self.back, self.coefficient, self.value
 
 
 class Inputs(NamedTuple):
@@ -48,17 +51,21 @@ class Inputs(NamedTuple):
     probe: Tensor | None  # for the estimate of the log-determinants, (1 or G, S M, d)
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
     rotated: Tensor  # its rate at every step, (S, width); (0, width) where the left-hand side is not asked for
-    layers: Layers
+    layers: Layers  # of all K networks
     networks: Networks
+    k: Choice  # which of them
     substeps: int  # by which gradients are divided
 
     @classmethod
-    def of(cls, *flat: Any) -> Inputs:
-        rows, weights, probe, sinusoid, rotated = flat[:5]
-        return cls(rows, weights, probe, sinusoid, rotated, Layers(*flat[5:9]), Networks(*flat[9:15]), flat[15])
+    def chosen(cls, *flat: Any) -> Inputs:
+        """Of the networks that act alone."""
+        rows, weights, probe, sinusoid, rotated, *parameters, k, substeps = flat
+        parameters = all_chosen(parameters, k)
+        layers, networks = Layers(*parameters[:4]), Networks(*parameters[4:])
+        return cls(rows, weights, probe, sinusoid, rotated, layers, networks, k, substeps)
 
     def flat(self) -> tuple[Any, ...]:
-        return *self[:5], *self.layers, *self.networks, self.substeps
+        return *self[:5], *self.layers, *self.networks, *self[7:]
 
 
 def sweep(inputs: Inputs) -> Sweep:
@@ -80,11 +87,11 @@ class _Found(NamedTuple):
 
 
 def _sweep(*flat: Any) -> Sweep:
-    return _evaluate(Inputs.of(*flat))[0]
+    return _evaluate(Inputs.chosen(*flat))[0]
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
-    rows, weights, probe, sinusoid, rotated, layers, networks, substeps = inputs
+    rows, weights, probe, sinusoid, rotated, layers, networks, _, substeps = inputs
     matrices, size = Matrices.of(networks), rows.shape[1]
     tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
@@ -115,12 +122,14 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor | None, ...]:
-        said, found = _evaluate(Inputs.of(*flat))
-        *tensors, ctx.substeps = flat
+        inputs = Inputs.chosen(*flat)
+        said, found = _evaluate(inputs)
+        *tensors, ctx.k, ctx.substeps = flat
         moves, gradients, activations, square = found.trajectory
         way = () if found.way is None else (found.way.along, *found.way.parts, *found.way[2:])
         ctx.save_for_backward(
             *tensors,
+            *(*inputs.layers, *inputs.networks),
             *(found.matrices.weighted, found.tau, found.rate, *found.parts),
             *(moves, gradients, *activations, square, found.each, *way),
         )
@@ -130,10 +139,13 @@ class _Sweep(torch.autograd.Function):
     @apart_from_autocast
     def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
         tensors, saved = ctx.saved_tensors[:15], ctx.saved_tensors[15:]
-        flat = *tensors, ctx.substeps
         if torch.is_grad_enabled():
-            return differentiably(_sweep, flat, by_outputs)
-        inputs = Inputs.of(*flat)
+            return differentiably(_sweep, (*tensors, ctx.k, ctx.substeps), by_outputs)
+        rows, weights, probe, sinusoid, rotated = tensors[:5]
+        inputs = Inputs(
+            rows, weights, probe, sinusoid, rotated, Layers(*saved[:4]), Networks(*saved[4:10]), ctx.k, ctx.substeps
+        )
+        saved = saved[10:]
         weighted, tau, rate, *parts = saved[:9]
         matrices = Matrices(inputs.networks.input_weight, inputs.networks.hidden_weight, weighted)
         moves, gradients, *activations, square, each = saved[9:19]
@@ -141,12 +153,14 @@ class _Sweep(torch.autograd.Function):
         way = None if along is None else hutchinson.Way(along, hessian_product.Parts(*saved_way[:6]), *saved_way[6:])
         path = Trajectory(moves, gradients, trajectory.Activations(*activations), square)
         found = _Found(matrices, tau, rate, time_branch.Parts(*parts), path, each, way)
-        return *_adjoint(inputs, found, Sweep(*by_outputs), ctx.needs_input_grad), None
+        *by_inputs, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), ctx.needs_input_grad)
+        by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, tensors[5].shape[0])
+        return *by_inputs, *by_parameters, None, None
 
 
-def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """The gradients of all tensors among the inputs."""
-    rows, weights, probe, sinusoid, rotated, layers, networks, substeps = inputs
+def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> tuple[Any, ...]:
+    """The gradients of all inputs, those of layers and networks as they come."""
+    rows, weights, probe, sinusoid, _, layers, networks, _, substeps = inputs
     size, weights_too = rows.shape[1], weights is not None and needed[1]
     first, second, back, coefficient, value = _from_step_1(found.trajectory, size)
     acts, by_acts = None if weights is None else weights.flatten(1, 2), None
@@ -195,4 +209,4 @@ def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> 
         by_weights = by_weights + by_acts.view_as(by_weights)
     by_times, by_layers = time_branch.adjoint(layers, found.parts, given.tau, by_rate, needed[3] or needed[4])
     by_embedding = (None, None) if by_times is None else (by_times[: len(sinusoid)], by_times[len(sinusoid) :])
-    return given.rows, by_weights, None, *by_embedding, *by_layers, *given.networks
+    return given.rows, by_weights, None, *by_embedding, by_layers, given.networks

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentflow.written_out import apart_from_autocast, differentiably, serves
 
@@ -33,10 +34,10 @@ class Parts(NamedTuple):
 
     rows: Tensor  # e and then e', (S + R, width)
     pre: Tensor  # x, (G, S, h)
-    density: Tensor  # phi, (G, S, h)
-    slope: Tensor  # g, (G, S, h)
-    turned: Tensor  # W_1 e', (G, R, h)
     inner: Tensor  # x Phi(x) and then g W_1 e', (G, S + R, h)
+    turned: Tensor  # W_1 e', (G, R, h)
+    density: Tensor | None  # phi, (G, S, h), where there are rates
+    slope: Tensor | None  # g, (G, S, h), likewise
 
 
 class Embedding(NamedTuple):
@@ -83,16 +84,16 @@ def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor,
     rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
     pre, turned = along[:, :times] + layers.bias_in[:, None], along[:, times:]
-    # GELU is x times Phi, and for so few rows oneDNN, behind F.gelu, takes longer.
-    below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-    # A literal, for 1 / sqrt(2 pi): within an autograd function torch.compile takes no names of numbers.
-    density = torch.exp(-0.5 * pre.square()) * 0.3989422804014327
-    slope = torch.addcmul(below, pre, density)
-    inner = pre * below
-    if rated:
-        inner = torch.cat((inner, slope[:, times - rated :] * turned), 1)
+    if not rated:
+        inner, density, slope = F.gelu(pre), None, None
+    else:  # what GELU and its slope share is made once
+        below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
+        # A literal, for 1 / sqrt(2 pi): within an autograd function torch.compile takes no names of numbers.
+        density = torch.exp(-0.5 * pre.square()) * 0.3989422804014327
+        slope = torch.addcmul(below, pre, density)
+        inner = torch.cat((pre * below, slope[:, times - rated :] * turned), 1)
     found = torch.bmm(inner, layers.weight_out.mT)
-    parts = Parts(rows, pre, density, slope, turned, inner)
+    parts = Parts(rows, pre, inner, turned, density, slope)
     return found[:, :times] + layers.bias_out[:, None], found[:, times:], parts
 
 
@@ -100,17 +101,18 @@ def adjoint(
     layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, by_rows: bool = False
 ) -> tuple[Tensor | None, Layers]:
     """The gradients of e and e', (S + R, width), where `by_rows` asks for them, and of the layers."""
-    rows, pre, density, slope, turned, inner = parts
-    times, rated = pre.shape[1], turned.shape[1]
-    by_found = by_tau if by_rate is None or not rated else torch.cat((by_tau, by_rate), 1)
+    rows, pre, inner, turned, density, slope = parts
+    times, late = pre.shape[1], slice(pre.shape[1] - turned.shape[1], None)
+    by_found = by_tau if by_rate is None or slope is None else torch.cat((by_tau, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
-    by_along = slope * by_inner[:, :times]
-    if rated:
-        late, by_product = slice(times - rated, None), by_inner[:, times:]
+    if slope is None or density is None:
+        by_along = torch.ops.aten.gelu_backward.default(by_inner, pre)
+        by_bias = by_along.sum(1)
+    else:
+        by_along, by_product = slope * by_inner[:, :times], by_inner[:, times:]
         # g changes by (2 - x^2) phi.
         by_along[:, late].addcmul_(by_product * turned, density[:, late] * (2 - pre[:, late].square()))
-    by_bias = by_along.sum(1)
-    if rated:
+        by_bias = by_along.sum(1)
         by_along = torch.cat((by_along, by_product * slope[:, late]), 1)
     by_layers = Layers(
         torch.bmm(by_along.mT, rows.expand(pre.shape[0], -1, -1)),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class Trajectory(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The gradients of what others make of a trajectory; those of activations are of the rows where steps start, (G, S M, ...)."""
+    """The gradients of what others make of a trajectory; of activations those where the steps start, (G, S M, ...)."""
 
     path: Tensor  # (1 or G, S+1, M, d)
     first: Tensor
@@ -159,10 +159,11 @@ def adjoint(
     by_each = by_motion.expand(weight.shape[0], -1, -1)
     at_move = torch.baddbmm(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
+    at_p = None if scale is None else by.coefficient
     at_0 = y, y, y, y, torch.bmm(by.gradients_at_0, transposed)
-    at_steps = zip(*(x.chunk(steps, 1) for x in (by.first, at_2, by.back, by.coefficient, at_move)), strict=True)
+    at_steps = zip(*(_blocks(x, steps) for x in (by.first, at_2, by.back, at_p, at_move)), strict=True)
     local = (slope_1, bend_1, bend_2, scale, turn, gate)
-    everywhere = zip(*([None] * (steps + 1) if x is None else x.chunk(steps + 1, 1) for x in local), strict=True)
+    everywhere = zip(*(_blocks(x, steps + 1) for x in local), strict=True)
     after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
     for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
         (at_1, at_2, at_q, at_p, by_move), (s_1, b_1, b_2, scaled, turned, gated) = ready
@@ -238,6 +239,11 @@ class _Coupling(NamedTuple):
 def _with_time_0(weights: Tensor) -> Tensor:
     """Weights (G, S, M, 1) with those of time 0 ahead: the gradients there are asked for of each network."""
     return torch.cat((torch.ones_like(weights[:, :1]), weights), 1)
+
+
+def _blocks(x: Tensor | None, num: int) -> Sequence[Any]:
+    """X (G, num M, ...) cut up, or as many Nones."""
+    return [None] * num if x is None else x.chunk(num, 1)
 
 
 def _joined(blocks: Sequence[Tensor | None]) -> Tensor | None:

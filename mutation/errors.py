@@ -37,6 +37,9 @@ _solvers = _in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = _in("latentflow/solvers.py", "inverse")
 _posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
 _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
+_sweep = _in("latentflow/sweep.py", "written_out", "rollout", "constraint")
+_penalty = _in("latentflow/penalty.py", "written_out", "rollout", "constraint")
+_stack = _in("latentflow/stack.py", "written_out", "rollout")
 _layout = _in("latentflow/layout.py", "rollout")
 _hessian_product = _in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
 _hutchinson = _in("latentflow/hutchinson.py", "written_out", "rollout")
@@ -47,6 +50,7 @@ _written_out = _in("latentflow/written_out.py", "written_out", "example_train")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
+_heat = _in("latentflow/heat.py", "prior", "state", "written_out")
 _selector = _in("latentflow/selector.py", "selector", "state")
 _metrics = _in("latentflow/metrics.py", "metrics", "objective")
 _logdet = _in("latentflow/logdet.py", "logdet")
@@ -123,8 +127,8 @@ ERRORS = (
     ),
     _time_branch(
         "the slope of GELU changes as the density does",
-        "density * (2 - pre.square())",
-        "density * (1 - pre.square())",
+        "density[:, late] * (2 - pre[:, late].square())",
+        "density[:, late] * (1 - pre[:, late].square())",
     ),
     _values(
         "the adjoint of the values leaves the output tanh out",
@@ -162,14 +166,14 @@ ERRORS = (
     _inverse("a preimage is any stationary point, folded or not", "unfinished = folded | wrong", "unfinished = wrong"),
     _posterior(
         "sign of the log-determinant along the path",
-        "torch.cat((start[:, None], start[:, None] - log_det.cumsum(1)), 1)",
-        "torch.cat((start[:, None], start[:, None] + log_det.cumsum(1)), 1)",
+        "torch.cat((start[:, None], -log_det), 1).cumsum(1)",
+        "torch.cat((start[:, None], log_det), 1).cumsum(1)",
     ),
     _posterior("sign of the log-determinant in log_prob", "z0) - log_det.sum(1)", "z0) + log_det.sum(1)"),
     _posterior(
         "each density takes the log-determinant of its own step only",
-        "start[:, None] - log_det.cumsum(1)",
-        "start[:, None] - log_det",
+        "torch.cat((start[:, None], -log_det), 1).cumsum(1)",
+        "torch.cat((start[:, None], start[:, None] - log_det), 1)",
     ),
     _posterior(
         "the sum of the log-determinants of substeps is their mean",
@@ -184,8 +188,8 @@ ERRORS = (
     _logdet("eq. 10 takes the absolute value first", "(1 + trace).abs().log()", "trace.abs().log1p()"),
     _logdet(
         "probes are Gaussian, not Rademacher",
-        "found = torch.copysign(like.new_ones(()), shifted)",
-        "found = torch.randn(shifted.shape, dtype=like.dtype)",
+        "found = top.bitwise_or_(0x3F800000).view(torch.float32)",
+        "found = torch.randn(top.shape)",
     ),
     _logdet(
         "folded samples get the log-determinant of a neighbour",
@@ -197,21 +201,44 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _layout(
-        "the initial term of a mixture takes the weights of the last step",
-        "(x * self.weights[:, 0, :, 0]).sum(0)",
-        "(x * self.weights[:, -1, :, 0]).sum(0)",
-    ),
-    _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
+    _layout("rows of other samples come back", "place[sample] = row", "place[row % len(place)] = row"),
     _layout(
         "the second group of a label is moved by the next network",
-        "np.arange(len(counts)).repeat(groups)",
-        "np.arange(groups.sum()) % len(counts)",
+        "networks += [label] * (len(group) // size)",
+        "networks += [(label + group) % num for group in range(len(group) // size)]",
     ),
-    _rollout(
+    _stack("the gradient of one network goes to another", "found[k : k + 1] = gradient", "found[:1] = gradient"),
+    _stack("of two groups of a network one is learned from", "found.index_add_(", "found.index_copy_("),
+    _sweep(
         "the initial term is a mean over dimensions",
-        "gradients_at_0.square().sum(-1)",
-        "gradients_at_0.square().mean(-1)",
+        "found.gradients[:, :size].square().sum(-1)",
+        "found.gradients[:, :size].square().mean(-1)",
+    ),
+    _sweep(
+        "each network of a mixture is held to the equation of the whole",
+        "gradients = found.gradients[:, size:] if each is None else each",
+        "gradients = found.gradients[:, size:]",
+    ),
+    _sweep(
+        "the equation of a mixture's networks forgets how their output tanh changes",
+        "by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)",
+        "pass",
+    ),
+    _rollout("the potentials change as they did a step before", "embedding.rate[1:]", "embedding.rate[:-1]"),
+    _penalty(
+        "the initial term of a mixture takes the weights of the last step",
+        "(at_0 * weights[:, 0])",
+        "(at_0 * weights[:, -1])",
+    ),
+    _penalty(
+        "the force pulls where it is evaluated with the path",
+        "residual = torch.addcmul(left, root, root)",
+        "residual = torch.addcmul(left, root, root, value=-1)",
+    ),
+    _penalty(
+        "the price on the force is paid but not learned from",
+        "by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)",
+        "by_square = by_left",
     ),
     _rollout(
         "a path is taken for that of parameters that have changed since",
@@ -225,13 +252,13 @@ ERRORS = (
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",
-        "torch.baddbmm(torch.bmm(p.mT, self._motion(by_y)), by_y.mT, self._motion(p))",
-        "torch.bmm(p.mT, self._motion(by_y))",
+        "by_motion = by_motion + coupling.to_latents(by_moved[:, size:])",
+        "by_motion = by_motion + 0",
     ),
     _trajectory(
         "later latents of the path send nothing back",
-        "list(accumulate(by_path[:, 1:].unbind(1)[::-1], torch.add))",
-        "list(by_path[:, 1:].unbind(1)[::-1])",
+        "list(accumulate(by.path[:, 1:].unbind(1)[::-1], torch.add))",
+        "list(by.path[:, 1:].unbind(1)[::-1])",
     ),
     _constraint(
         "mean for sum in the gradient's square",
@@ -273,22 +300,25 @@ ERRORS = (
         "self.raw = nn.Parameter(start.expand(num).clone())",
         "self.raw = start.expand(num).clone()",
     ),
-    _prior(
+    _heat(
         "D at 0 receives no gradient",
         "torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))",
         "torch.where(raw > 0, grad, torch.zeros_like(grad))",
     ),
-    _prior("D may become negative", "return raw.clamp_min(0)", "return raw.clone()"),
-    _prior("missing factor 2 in the heat equation's variance", "1 + 2 * torch", "1 + torch"),
-    _prior(
+    _heat("D may become negative", "diffusion = raw.clamp_min(0)", "diffusion = raw"),
+    _heat("missing factor 2 in the heat equation's variance", "(2 * time)", "time"),
+    _heat(
         "the logarithm of the variance counts once, not in each dimension",
-        "path.z.shape[-1] * (math.log(2 * math.pi) + variance.log())",
-        "path.z.shape[-1] * math.log(2 * math.pi) + variance.log()",
+        "variance.log() + 1.8378770664093453, alpha=dim)",
+        "variance.log() / dim + 1.8378770664093453, alpha=dim)",
     ),
-    _prior(
+    _heat(
         "the variance is taken for the standard deviation",
-        "-0.5 * (square / variance + ",
-        "-0.5 * (square / variance**2 + ",
+        "ratio = z.square().sum(-1) / widened",
+        "ratio = z.square().sum(-1) / widened**2",
+    ),
+    _heat(
+        "D learns from the last step only", "by_acting.flatten()", "by_acting[..., -1:].expand_as(by_acting).flatten()"
     ),
     _selector("Gumbel noise at evaluation", "if not self.training:", "if False:"),
     _selector("sign of the Gumbel noise", "scores = logits + gumbel", "scores = logits - gumbel"),

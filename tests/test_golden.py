@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import latentflow.derivatives
+import latentflow.heat
 import latentflow.logdet
 import latentflow.metrics
 import latentflow.objective
-import latentflow.prior
 import latentflow.selector
 import latentflow.solvers
 from latentflow import FlowPosterior, HJConstraint, Potential
@@ -60,11 +60,11 @@ CHANGES = {
     "Hutchinson's estimate": (latentflow.logdet, "hutchinson", lambda found: found * (1 + 1e-6)),
     "eq. 10": (latentflow.logdet, "laplacian", lambda found: found * (1 + 1e-6)),
     "the times of the steps": (latentflow.solvers, "euler_times", lambda found: found + 1e-5),
-    "the force": (latentflow.potential, "_negative_square", lambda found: found * (1 + 1e-6)),
+    "the force": (latentflow.NegativeForce, "forward", lambda found: found * (1 + 1e-6)),
     "the residual": (HJConstraint, "_residual_and_force", lambda found: (found[0] * (1 + 1e-6), found[1])),
     "the initial term": (HJConstraint, "initial", lambda found: found * (1 + 1e-6)),
     "the preimage": (FlowPosterior, "inverse", lambda found: found * (1 + 1e-6)),
-    "the prior's variance": (latentflow.prior.DiffusionPrior, "variance", lambda found: found * (1 + 1e-6)),
+    "the prior's variance": (latentflow.heat, "variance", lambda found: found * (1 + 1e-6)),
     "bound (B)": (latentflow.objective, "_kl_to_standard_normal", lambda found: found * (1 + 1e-6)),
     "an error": (latentflow.metrics, "equivariance_error", lambda found: found * (1 + 1e-6)),
     "the constant": (latentflow.metrics, "gaussian_constant", lambda found: found * (1 + 1e-6)),

@@ -6,90 +6,145 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentflow.closed_form import Networks
-from latentflow.hamilton_jacobi import left_hand_side
-from latentflow.hutchinson import hutchinson
+from latentflow.heat import log_density
+from latentflow.penalty import Force, penalty
+from latentflow.sweep import Inputs, sweep
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
-from latentflow.trajectory import Trajectory, follow
 from latentflow.values import values
 from tests.problems import make_potential, rand, randn, seeds
 
 STEPS, ROWS, DIM = 2, 3, 3
+STACK = {  # how many networks there are, and which of them act, for each kind of case
+    "one of 3": (3, 1),
+    "one mixed": (1, None),
+    "2 mixed": (2, None),
+    "groups of 2": (2, torch.tensor([1, 0, 1])),
+}
 
 
-def of_networks(num, bounded, seed):
-    """The parameters of G networks, and what puts them together again."""
+def of_stack(kind, bounded, seed):
+    """The parameters of all networks, what puts them together again, which of them act, and how many these are."""
+    num, k = STACK[kind]
     potential = make_potential(DIM, num, 4, bounded=bounded, seed=seed)
-    parameters = [x.detach() for x in potential.networks() if x is not None]
-    return parameters, lambda found: Networks(*found, *[None] * (6 - len(found)))
+    parameters = [x.detach() for x in (*potential.time_layers(), *potential.networks()) if x is not None]
+
+    def together(found):
+        return Layers(*found[:4]), Networks(*found[4:], *[None] * (10 - len(found)))
+
+    return parameters, together, k, len(k) if isinstance(k, torch.Tensor) else 1 if k is not None else num
 
 
-def trajectory(num, shared, weighted, bounded, seed, substeps=1):
-    parameters, networks = of_networks(num, bounded, seed)
-    rows, times = randn(1 if shared else num, ROWS, DIM, seed=seed), randn(num, STEPS + 1, 4, seed=seed + 1)
-    weights = [rand(num, STEPS, ROWS, 1, seed=seed + 2)] if weighted else []
+def what_moves(kind, bounded, seed):
+    """The same, with rows and weights."""
+    parameters, together, k, num = of_stack(kind, bounded, seed)
+    weights = [rand(num, STEPS, ROWS, 1, seed=seed + 2)] if "mixed" in kind else []
+    rows = randn(1 if weights else num, ROWS, DIM, seed=seed)
+    return rows, weights, parameters, together, k, num
+
+
+def swept(kind, bounded, seed, substeps=1, estimated=False):
+    rows, weights, parameters, together, k, _ = what_moves(kind, bounded, seed)
+    probe = randn(len(rows), STEPS * ROWS, DIM, seed=seed + 5).sign() if estimated else None
 
     def function(rows, times, *others):
-        acts = others[-1] if weighted else None
-        found = follow(networks(others[: len(parameters)]), rows, times, acts, substeps)
+        at, acts = Embedding.of(times, 4), others[-1] if weights else None
+        parts = together(others[: len(parameters)])
+        signs = None if probe is None else probe.to(rows)
+        found = sweep(Inputs(rows, acts, signs, at.sinusoid, at.rate[1:], *parts, k, substeps))
         return tuple(x for x in found if x is not None)
 
-    return function, [rows, times, *parameters, *weights]
+    return function, [rows, rand(STEPS + 1, seed=seed), *parameters, *weights]
 
 
-def estimate(num, shared, weighted, bounded, seed, substeps=1):
-    parameters, networks = of_networks(num, bounded, seed)
-    along = [randn(num, STEPS * ROWS, 4, seed=seed + n) for n in range(3)]
-    value = [randn(num, STEPS * ROWS, 1, seed=seed + 3)] if bounded else []
-    weights = [rand(num, STEPS * ROWS, 1, seed=seed + 4)] if weighted else []
-    probe = randn(1 if shared else num, STEPS * ROWS, DIM, seed=seed + 5).sign()
-
-    def function(y_1, y_2, coefficient, *others):
-        first, second = y_1.tanh(), y_2.tanh()
-        value = others[len(parameters)].tanh() if bounded else None
-        of = networks(others[: len(parameters)])
-        found = Trajectory(first, first, second, second, coefficient, value, None, first, of.weighted())
-        return hutchinson(probe.to(y_1), found, of, others[-1] if weighted else None, substeps)
-
-    return function, [*along, *parameters, *value, *weights]
+def swept_and_estimated(kind, bounded, seed, substeps=1):
+    return swept(kind, bounded, seed, substeps, estimated=True)
 
 
-def left(num, shared, weighted, bounded, seed, substeps=1):
-    gradients, back = randn(num, STEPS * ROWS, DIM, seed=seed), randn(num, STEPS * ROWS, 4, seed=seed + 1)
-    rate, value = randn(num, STEPS, 4, seed=seed + 2), randn(num, STEPS * ROWS, 1, seed=seed + 3)
+def moved_alone(kind, bounded, seed, substeps=1):
+    """Without the Hamilton-Jacobi equation."""
+    rows, weights, parameters, together, k, _ = what_moves(kind, bounded, seed)
+    at = Embedding.of(rand(STEPS + 1, seed=seed), 4)
 
-    def function(gradients, back, rate, *value):
-        return left_hand_side(gradients, back, value[0].tanh() if bounded else None, rate)
+    def function(rows, *others):
+        acts, sinusoid = others[-1] if weights else None, at.sinusoid.to(rows)
+        parts = together(others[: len(parameters)])
+        found = sweep(Inputs(rows, acts, None, sinusoid, sinusoid[:0], *parts, k, substeps))
+        return tuple(x for x in found if x is not None)
 
-    return function, [gradients, back, rate, *([value] if bounded else [])]
+    return function, [rows, *parameters, *weights]
 
 
-def of_values(num, shared, weighted, bounded, seed, substeps=1):
-    parameters, networks = of_networks(num, bounded, seed)
-    rows, times = randn(1 if shared else num, STEPS * ROWS, DIM, seed=seed), randn(num, STEPS, 4, seed=seed + 1)
+def penalised(kind, bounded, seed, substeps=1):
+    _, weights, parameters, together, k, num = what_moves(kind, bounded, seed)
+    left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
+    path = randn(1 if weights else num, STEPS + 1, ROWS, DIM, seed=seed + 5)
+    bias = randn(STACK[kind][0], seed=seed + 6)
+    price = 0.3 * (seed % 2)
+
+    def function(left, at_0, path, times, bias, *others):
+        force = Force(Embedding.of(times, 4).sinusoid, *together(others[: len(parameters)]), bias)
+        return penalty(left, at_0, others[-1] if weights else None, path, force, k, price, 0.7)
+
+    return function, [left, at_0, path, rand(STEPS, seed=seed), bias, *parameters, *weights]
+
+
+def penalised_without_a_force(kind, bounded, seed, substeps=1):
+    _, weights, _, _, k, num = what_moves(kind, bounded, seed)
+    left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
+    path = randn(1 if weights else num, STEPS + 1, ROWS, DIM, seed=seed + 5)
+
+    def function(left, at_0, *weights):
+        return penalty(left, at_0, weights[0] if weights else None, path.to(left), None, k, 0.0, 0.7)
+
+    return function, [left, at_0, *weights]
+
+
+def widened(kind, bounded, seed, substeps=1):
+    z, raw = randn(4, STEPS + 1, DIM, seed=seed), rand(3, seed=seed)
+    acted = rand(1 if bounded else 4, 1 if "mixed" in kind else STEPS + 1, 3, seed=seed)
+
+    def function(z, acted, raw):
+        return log_density(z, acted, torch.arange(STEPS + 1).to(z), raw)
+
+    return function, [z, acted, raw]
+
+
+def of_values(kind, bounded, seed, substeps=1):
+    rows, _, parameters, together, _, _ = what_moves("2 mixed" if "mixed" in kind else "one mixed", bounded, seed)
+    times = randn(2 if "mixed" in kind else 1, STEPS, 4, seed=seed + 1)
+    rows = rows.repeat(1, STEPS, 1)
 
     def function(rows, times, *others):
-        return values(networks(others), rows, times)
+        return values(together((*parameters[:4], *others))[1], rows, times)
 
-    return function, [rows, times, *parameters]
+    return function, [rows, times, *parameters[4:]]
 
 
-def branch(num, shared, weighted, bounded, seed, substeps=1):
-    potential = make_potential(DIM, num, 4, seed=seed)
-    layers = [x.detach() for x in potential.time_layers()]
+def branch(kind, bounded, seed, substeps=1):
+    parameters, *_ = of_stack(kind, False, seed)
 
     def function(times, *layers):
         return tau_and_rate(Embedding.of(times, 4), Layers(*layers))
 
-    return function, [rand(STEPS, seed=seed), *layers]
+    return function, [rand(STEPS, seed=seed), *parameters[:4]]
 
 
-def branch_alone(num, shared, weighted, bounded, seed, substeps=1):
-    _, inputs = branch(num, shared, weighted, bounded, seed)
+def branch_alone(kind, bounded, seed, substeps=1):
+    _, inputs = branch(kind, bounded, seed)
     return lambda times, *layers: tau(Embedding.of(times, 4), Layers(*layers)), inputs
 
 
-CASES = [trajectory, estimate, left, of_values, branch, branch_alone]
-KINDS = [(1, True, False), (1, True, True), (2, True, True), (2, False, False)]  # networks, shared rows, weighted
+CASES = [
+    swept,
+    swept_and_estimated,
+    moved_alone,
+    penalised,
+    penalised_without_a_force,
+    widened,
+    of_values,
+    branch,
+    branch_alone,
+]
 
 
 def differentiated(function, inputs, seed, dtype=torch.float64):
@@ -103,12 +158,12 @@ def differentiated(function, inputs, seed, dtype=torch.float64):
 
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=15)
-@given(kind=st.sampled_from(KINDS), bounded=st.booleans(), substeps=st.sampled_from([1, 3]), seed=seeds)
+@given(kind=st.sampled_from(list(STACK)), bounded=st.booleans(), substeps=st.sampled_from([1, 3]), seed=seeds)
 def test_gradients_are_those_of_autograd(case, kind, bounded, substeps, seed):
-    function, inputs = case(*kind, bounded, seed, substeps)
+    function, inputs = case(kind, bounded, seed, substeps)
     ours = differentiated(function, inputs, seed)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("trajectory", "hutchinson", "hamilton_jacobi", "values", "time_branch"):
+        for module in ("sweep", "penalty", "heat", "values", "time_branch"):
             patch.setattr(f"latentflow.{module}.serves", lambda: False)
         plain = differentiated(function, inputs, seed)
     for x, truth in zip(ours, plain, strict=True):
@@ -116,10 +171,10 @@ def test_gradients_are_those_of_autograd(case, kind, bounded, substeps, seed):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STACK)
 @pytest.mark.parametrize("bounded", [False, True])
 def test_gradients_are_right_to_second_order_and_forwards(case, kind, bounded):
-    function, inputs = case(*kind, bounded, 0, 3)
+    function, inputs = case(kind, bounded, 0, 3)
     inputs = [x.requires_grad_() for x in inputs]
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
@@ -127,7 +182,7 @@ def test_gradients_are_right_to_second_order_and_forwards(case, kind, bounded):
 
 @pytest.mark.parametrize("case", CASES)
 def test_torch_func_sees_what_autograd_sees(case):
-    function, inputs = case(2, False, False, True, 0)
+    function, inputs = case("groups of 2", True, 0)
 
     def loss(*inputs):
         found = function(*inputs)
@@ -141,7 +196,7 @@ def test_torch_func_sees_what_autograd_sees(case):
 
 @pytest.mark.parametrize("frozen", range(3))
 def test_what_is_frozen_gets_no_gradient_and_spoils_none(frozen):
-    function, inputs = trajectory(2, False, False, True, 0)
+    function, inputs = swept("groups of 2", True, 0)
     inputs = [x.requires_grad_(n % 3 != frozen) for n, x in enumerate(inputs)]
     sum(x.square().sum() for x in function(*inputs)).backward()
     for n, x in enumerate(inputs):
@@ -149,7 +204,7 @@ def test_what_is_frozen_gets_no_gradient_and_spoils_none(frozen):
 
 
 def test_gradients_of_gradients_do_not_pass_through_inputs_made_of_others():
-    function, inputs = of_values(1, True, False, False, 0)
+    function, inputs = of_values("one of 3", False, 0)
     rows, times, weight, bias, middle, middle_bias, read_out = (x.requires_grad_() for x in inputs)
     derived = function(
         rows, times, weight, bias, middle, middle_bias, read_out + middle[:, 0]
@@ -161,7 +216,7 @@ def test_gradients_of_gradients_do_not_pass_through_inputs_made_of_others():
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_asked_for_inside_of_autocast_are_as_precise_as_outside(case):
-    function, inputs = case(1, True, False, True, 0)
+    function, inputs = case("one of 3", True, 0)
     inputs = [x.float() for x in inputs]
     outside = differentiated(function, inputs, 0, torch.float32)
     leaves = [x.clone().requires_grad_() for x in inputs]

@@ -1,0 +1,38 @@
+"""Networks chosen from a stack of K, and gradients that go back to the whole stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+Choice = int | Tensor | None  # the one network, or that of each of G groups, (G,); None are all of them
+
+
+def chosen(parameter: Tensor, k: Choice) -> Tensor:
+    """Of a parameter (K, ...), the k-th network's slice with its first axis kept, those of the networks listed, or all."""
+    if isinstance(k, Tensor):
+        return parameter.index_select(0, k)
+    return parameter if k is None else parameter[k : k + 1]
+
+
+def all_chosen(parameters: Iterable[Tensor | None], k: Choice) -> list[Any]:
+    """`chosen` of each of them that there is."""
+    return [None if parameter is None else chosen(parameter, k) for parameter in parameters]
+
+
+def to_all(gradient: Tensor, k: Choice, num: int) -> Tensor:
+    """The gradient of a whole parameter, (K, ...), for that of what was `chosen` of it."""
+    if k is None or num == 1 == gradient.shape[0]:
+        return gradient
+    found = gradient.new_zeros(num, *gradient.shape[1:])
+    if isinstance(k, Tensor):
+        return found.index_add_(0, k, gradient)
+    found[k : k + 1] = gradient
+    return found
+
+
+def each_to_all(gradients: Iterable[Tensor | None], k: Choice, num: int) -> list[Tensor | None]:
+    """`to_all` of each of them that there is."""
+    return [None if gradient is None else to_all(gradient, k, num) for gradient in gradients]
