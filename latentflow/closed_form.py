@@ -172,16 +172,11 @@ def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     first = torch.tanh(first_layer(networks, rows))
     pre_2 = torch.baddbmm(networks.hidden_bias[:, None], at_times(first, tau), networks.hidden_weight.mT)
-    second, back, coefficient = above(pre_2, first, networks.weighted(), first.new_ones(()))
+    second = torch.tanh(pre_2)
+    back = torch.bmm(slope_of(second), networks.weighted())
+    coefficient = through_tanh(back, first)
     value = None if networks.output_bias is None else value_of(networks, second)[..., None]
     return Local.of(networks, first, second, back, coefficient, value)
-
-
-def above(pre_2: Tensor, first: Tensor, weighted: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h_2, q and p, from the inputs of the second tanh, h_1, wB and the number 1, which a loop need not make each time."""
-    second = torch.tanh(pre_2)
-    back = torch.bmm(through_tanh(one, second), weighted)
-    return second, back, through_tanh(back, first)
 
 
 def first_layer(networks: Networks, rows: Tensor) -> Tensor:

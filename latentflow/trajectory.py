@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Matrices, Networks, above, first_layer
-from latentflow.tanh import slope_of
+from latentflow.closed_form import Matrices, Networks, first_layer
+from latentflow.tanh import slope_of, through_tanh
+from latentflow.written_out import room
 
 
 class Activations(NamedTuple):
@@ -38,7 +39,7 @@ class Activations(NamedTuple):
     @classmethod
     def joined(cls, blocks: list[Activations]) -> Activations:
         *activations, values, moving = zip(*blocks, strict=True)
-        first, second, back, coefficient = (torch.cat(field, 1) for field in activations)
+        first, second, back, coefficient = (torch.cat(found, 1) for found in activations)
         moves = coefficient if moving[0] is activations[-1][0] else torch.cat(moving, 1)
         return cls(first, second, back, coefficient, _joined(values), moves)
 
@@ -105,7 +106,9 @@ def follow(
             y = coupling.added(y, found[-1].moving)
         if block != 1:  # which starts where time 0 does
             first = torch.tanh(y)
-        second, back, coefficient = above(torch.baddbmm(now, first, middle), first, weighted, one)
+        second = torch.tanh(torch.baddbmm(now, first, middle))
+        back = torch.bmm(through_tanh(one, second), weighted)
+        coefficient = through_tanh(back, first)
         scale, value = _scale(second, active, networks)
         moving = coefficient if scale is None else coefficient * scale
         found.append(Activations(first, second, back, coefficient, value, moving))
@@ -158,32 +161,35 @@ def adjoint(
         by_motion = by_motion + by.gradients
     by_each = by_motion.expand(weight.shape[0], -1, -1)
     at_move = torch.baddbmm(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+    (back, to_back), (pre, to_pre), (ys, to_ys) = (room(first, steps + 1) for _ in range(3))
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
+    after, by_back, by_pre, by_values, by_moves = [y if ys is None else to_ys[-1].zero_()], [], [], [], []
     at_p = None if scale is None else by.coefficient
     at_0 = y, y, y, y, torch.bmm(by.gradients_at_0, transposed)
     at_steps = zip(*(_blocks(x, steps) for x in (by.first, at_2, by.back, at_p, at_move)), strict=True)
     local = (slope_1, bend_1, bend_2, scale, turn, gate)
     everywhere = zip(*(_blocks(x, steps + 1) for x in local), strict=True)
-    after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
     for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
         (at_1, at_2, at_q, at_p, by_move), (s_1, b_1, b_2, scaled, turned, gated) = ready
-        if block > 0:  # nothing is moved at time 0
-            after.append(y)
-            if block < steps:  # and nothing comes after the last step
-                by_move = coupling.added(by_move, y)
+        if 0 < block < steps:  # nothing is moved at time 0, and nothing comes after the last step
+            by_move = coupling.added(by_move, y)
         by_p = by_move if scaled is None else torch.addcmul(at_p, by_move, scaled)
         by_v = None
         if turned is not None:
             by_v = (by_move * turned).sum(-1, keepdim=True)
             at_2 = torch.addcmul(at_2, by_v, gated)
-        q = torch.addcmul(at_q, by_p, s_1)
-        pre_2 = torch.addcmul(at_2, torch.bmm(q, upwards), b_2, value=-2)
+        q = torch.addcmul(at_q, by_p, s_1, out=to_back[block])
+        pre_2 = torch.addcmul(at_2, torch.bmm(q, upwards), b_2, value=-2, out=to_pre[block])
         by_back.append(q)
         by_pre.append(pre_2)
         by_values.append(by_v)
         by_moves.append(by_move if weights_too else None)
-        y = torch.addcmul(torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1), by_p, b_1, value=-2)
-    q, pre_2, ys = torch.cat(by_back[::-1], 1), torch.cat(by_pre[::-1], 1), torch.cat((y, *after[::-1]), 1)
+        y = torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1)
+        y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])  # by what the step before has led to
+        after.append(y)
+    if back is None or pre is None or ys is None:
+        after.pop(-2)  # at time 0 nothing has been moved
+        back, pre, ys = (torch.cat(blocks[::-1], 1) for blocks in (by_back, by_pre, after))
     by_v, by_move = _joined(by_values[::-1]), _joined(by_moves[::-1])
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
     by_moved = torch.bmm(ys, weight)
@@ -191,7 +197,7 @@ def adjoint(
     by_weight = by.matrices.input_weight.baddbmm_(ys.mT, trajectory.moves.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(moving[:, :size].mT, by.gradients_at_0)
-    by_weighted = by.matrices.weighted.baddbmm_(slope_2.mT, q)
+    by_weighted = by.matrices.weighted.baddbmm_(slope_2.mT, back)
     by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
     if weights is not None and by_move is not None:
         by_scale = (by_move * coefficient).sum(-1, keepdim=True)
@@ -200,8 +206,8 @@ def adjoint(
     if by_v is not None and at_value is not None:
         by_v[:, size:].add_(at_value)
         by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
-    by_start, by_shift = by_moved[:, :size], pre_2.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
-    by_middle = by.matrices.hidden_weight.baddbmm_(pre_2.mT, first).baddbmm_(by_shift.mT, tau)
+    by_start, by_shift = by_moved[:, :size], pre.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
+    by_middle = by.matrices.hidden_weight.baddbmm_(pre.mT, first).baddbmm_(by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
     by_rows = by.path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True))

@@ -8,7 +8,7 @@ For all else, higher derivatives, `torch.func` and forward mode, there is the pl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,17 @@ def serves() -> bool:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
+    """An array (G, N, ...) with its blocks along N, for an adjoint to write to, which costs less than to join them.
+
+    Nothing, and Nones, where it is compiled: a compiler finds the place for each block, and does so better without.
+    """
+    if torch.compiler.is_compiling():
+        return None, [None] * num
+    array = torch.empty_like(like)
+    return array, array.chunk(num, 1)
 
 
 def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
