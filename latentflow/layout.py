@@ -78,16 +78,28 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     if isinstance(what.label, int):
         return Layout(what.label, None, None, None)
     # Groups need their sizes on the host, which has the labels where that costs no synchronisation; else weigh one-hot.
-    if what.listed:
-        return _grouped(what.listed, what.weights.shape[-1])
+    if what.listed and isinstance(what.label, Tensor) and what.label.device.type == "cpu":
+        return _grouped(what.label[:, 0], what.listed, what.weights.shape[-1])
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
 
 
-def _grouped(labels: list[int], num: int) -> Layout:
-    """For the label of each sample. Python's own loops are faster here than calls whose code has left the caches."""
-    order, counts = sorted(range(len(labels)), key=labels.__getitem__), Counter(labels)
-    size, start = _group_size(list(counts.values())), 0
+def _grouped(labels: Tensor, listed: list[int], num: int) -> Layout:
+    """For the label of each sample, (B,), which `listed` tells as well."""
+    counts = Counter(listed)
+    size = _group_size(list(counts.values()))
+    if len(listed) == size:
+        return Layout(listed[0], None, None, None)
+    if len(counts) * size == len(listed):  # as many of each
+        order = labels.argsort(stable=True)
+        networks = None if len(counts) == num else _tensor(sorted(counts))
+        return Layout(networks, order.view(-1, size), order.argsort(), None)
+    return _uneven(listed, counts, size, num)
+
+
+def _uneven(labels: list[int], counts: Counter[int], size: int, num: int) -> Layout:
+    """Labels in groups of this size. Python's own loops are faster here than calls whose code has left the caches."""
+    order, start = sorted(range(len(labels)), key=labels.__getitem__), 0
     networks: list[int] = []
     rows: list[int] = []
     for label in sorted(counts):
@@ -96,8 +108,6 @@ def _grouped(labels: list[int], num: int) -> Layout:
         group += group[:1] * (-len(group) % size)
         rows += group
         networks += [label] * (len(group) // size)
-    if len(networks) == 1:
-        return Layout(networks[0], None, None, None)
     place = [0] * len(labels)
     for row, sample in reversed(list(enumerate(rows))):  # a sample comes before the padding that repeats it
         place[sample] = row

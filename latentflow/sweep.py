@@ -106,7 +106,9 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
         local, acts = (first, second, coefficient, value), None if weights is None else weights.flatten(1, 2)
         log_det, way = hutchinson.estimate(probe, hutchinson.Activations(*local), acts, matrices, substeps)
     activations = (first, second, back, coefficient, value) if probe is None else ()
-    said = Sweep(found.path(tau.shape[1] - 1), found.gradients[:, :size].square().sum(-1), left, log_det, *activations)
+    said = Sweep(
+        found.path(rows, tau.shape[1] - 1), found.gradients[:, :size].square().sum(-1), left, log_det, *activations
+    )
     return said, _Found(matrices, tau, rate, parts, found, each, way)
 
 
@@ -125,13 +127,13 @@ class _Sweep(torch.autograd.Function):
         inputs = Inputs.chosen(*flat)
         said, found = _evaluate(inputs)
         *tensors, ctx.k, ctx.substeps = flat
-        moves, gradients, activations, square = found.trajectory
+        motion, gradients, activations, square = found.trajectory
         way = () if found.way is None else (found.way.along, *found.way.parts, *found.way[2:])
         ctx.save_for_backward(
             *tensors,
             *(*inputs.layers, *inputs.networks),
             *(found.matrices.weighted, found.tau, found.rate, *found.parts),
-            *(moves, gradients, *activations, square, found.each, *way),
+            *(motion, gradients, *activations, square, found.each, *way),
         )
         return tuple(said)
 
@@ -148,10 +150,10 @@ class _Sweep(torch.autograd.Function):
         saved = saved[10:]
         weighted, tau, rate, *parts = saved[:9]
         matrices = Matrices(inputs.networks.input_weight, inputs.networks.hidden_weight, weighted)
-        moves, gradients, *activations, square, each = saved[9:19]
+        motion, gradients, *activations, square, each = saved[9:19]
         along, *saved_way = saved[19:] or (None,)
         way = None if along is None else hutchinson.Way(along, hessian_product.Parts(*saved_way[:6]), *saved_way[6:])
-        path = Trajectory(moves, gradients, trajectory.Activations(*activations), square)
+        path = Trajectory(motion, gradients, trajectory.Activations(*activations), square)
         found = _Found(matrices, tau, rate, time_branch.Parts(*parts), path, each, way)
         *by_inputs, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), ctx.needs_input_grad)
         by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, tensors[5].shape[0])

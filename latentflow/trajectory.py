@@ -47,15 +47,15 @@ class Activations(NamedTuple):
 class Trajectory(NamedTuple):
     """Of G networks, S substeps and M rows."""
 
-    moves: Tensor  # where latents start, and then how far each step moves them, (1 or G, (S+1) M, d)
+    motion: Tensor  # how far each step moves the latents, (1 or G, S M, d)
     gradients: Tensor  # grad u, times the weights, (G, (S+1) M, d)
     activations: Activations
     square: Tensor | None  # A A^T, (G, h, h), of networks that move rows of their own
 
-    def path(self, steps: int) -> Tensor:
-        """The latents, (1 or G, S+1, M, d)."""
-        num, _, dim = self.moves.shape
-        return torch.stack(list(accumulate(self.moves.view(num, steps + 1, -1, dim).unbind(1), torch.add)), 1)
+    def path(self, rows: Tensor, steps: int) -> Tensor:
+        """The latents, (1 or G, S+1, M, d), that start at `rows`, (1 or G, M, d)."""
+        moves = self.motion.view(rows.shape[0], steps, *rows.shape[1:]).unbind(1)
+        return torch.stack(list(accumulate((rows, *moves), torch.add)), 1)
 
 
 class Wanted(NamedTuple):
@@ -114,8 +114,7 @@ def follow(
         found.append(Activations(first, second, back, coefficient, value, moving))
     activations = Activations.joined(found)
     gradients = torch.bmm(activations.moving, weight)
-    moves = torch.cat((rows, coupling.to_latents(gradients[:, size:])), 1)
-    return Trajectory(moves, gradients, activations, coupling.square)
+    return Trajectory(coupling.to_latents(gradients[:, size:]), gradients, activations, coupling.square)
 
 
 def divided(x: Tensor, substeps: int) -> Tensor:
@@ -194,7 +193,8 @@ def adjoint(
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
     by_moved = torch.bmm(ys, weight)
     by_motion = by_motion + coupling.to_latents(by_moved[:, size:])
-    by_weight = by.matrices.input_weight.baddbmm_(ys.mT, trajectory.moves.expand(weight.shape[0], -1, -1))
+    by_weight = by.matrices.input_weight.baddbmm_(y.mT, rows.expand(weight.shape[0], -1, -1))
+    by_weight.baddbmm_(ys[:, size:].mT, trajectory.motion.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(moving[:, :size].mT, by.gradients_at_0)
     by_weighted = by.matrices.weighted.baddbmm_(slope_2.mT, back)
