@@ -87,19 +87,19 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
 def _grouped(labels: Tensor, listed: list[int], num: int) -> Layout:
     """For the label of each sample, (B,), which `listed` tells as well."""
     counts = Counter(listed)
-    size = _group_size(list(counts.values()))
-    if len(listed) == size:
+    if len(counts) == 1:
         return Layout(listed[0], None, None, None)
-    if len(counts) * size == len(listed):  # as many of each
+    if len(set(counts.values())) == 1:  # as many of each
         order = labels.argsort(stable=True)
         networks = None if len(counts) == num else _tensor(sorted(counts))
-        return Layout(networks, order.view(-1, size), order.argsort(), None)
-    return _uneven(listed, counts, size, num)
+        return Layout(networks, order.view(len(counts), -1), order.argsort(), None)
+    return _uneven(listed, counts, num)
 
 
-def _uneven(labels: list[int], counts: Counter[int], size: int, num: int) -> Layout:
-    """Labels in groups of this size. Python's own loops are faster here than calls whose code has left the caches."""
-    order, start = sorted(range(len(labels)), key=labels.__getitem__), 0
+def _uneven(labels: list[int], counts: Counter[int], num: int) -> Layout:
+    """Labels in groups of one size. Python's own loops are faster here than calls whose code has left the caches."""
+    size, start = _group_size(list(counts.values())), 0
+    order = sorted(range(len(labels)), key=labels.__getitem__)
     networks: list[int] = []
     rows: list[int] = []
     for label in sorted(counts):
@@ -123,8 +123,6 @@ def _tensor(numbers: list[int]) -> Tensor:
 def _group_size(counts: list[int]) -> int:
     """The M that makes the least work: small groups repeat networks, large ones are padded."""
     largest, how_often = max(counts), Counter(counts)
-    if len(how_often) == 1:
-        return largest
     sizes = largest, *(1 << power for power in range(largest.bit_length()))
 
     def work(size: int) -> int:
