@@ -19,7 +19,9 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
-    listed: list[int] | None = None  # of labels that stay: that of each sample, where the host has read them
+    listed: list[int] | None = (
+        None  # of labels that stay: that of each sample, where the host has read them, for groups
+    )
 
     @property
     def steps(self) -> int:
@@ -84,14 +86,19 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
 
 
 def _listed(labels: Tensor, num: int) -> list[int] | None:
-    """Labels of any shape, one after the other and in range, or None where values may not be read."""
-    listed = read(labels, lambda x: x.flatten().tolist())
-    if listed is None:
+    """Labels (B,) that are in range; of labels (B, T) the extremes suffice. None where values may not be read."""
+
+    def listed(x: Tensor) -> tuple[list[int], int, int]:
+        found = (torch.stack(x.aminmax()) if x.ndim > 1 and x.numel() > 0 else x).flatten().tolist()
+        return found, min(found, default=0), max(found, default=0)
+
+    found = read(labels, listed)
+    if found is None:
         return None
-    low, high = min(listed, default=0), max(listed, default=0)
+    numbers, low, high = found
     if low < 0 or high >= num:
         raise ValueError(f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}")
-    return listed
+    return numbers
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.forward_mode import carries_tangent
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
@@ -40,8 +39,6 @@ def projected(raw: Tensor) -> Tensor:
     exactly 0 and learns from there, rests there if the data want none, and is never stuck. (A square or an absolute value
     has no gradient at 0, and a clamp none below it.)
     """
-    if carries_tangent(raw):
-        return raw.clamp_min(0)
     found: Tensor = _Projection.apply(raw)  # type: ignore[no-untyped-call]
     return found
 
@@ -56,6 +53,11 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return torch.where(ctx.saved_tensors[0] >= 0, tangent, torch.zeros_like(tangent))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class _LogDensity(torch.autograd.Function):
     @apart_from_autocast
     def backward(ctx: Any, by_density: Tensor) -> tuple[Tensor | None, ...]:
         z, acted, time, raw, diffusion, widened, ratio = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if more_is_asked((by_density,)):
             return differentiably(_log_density, (z, acted, time, raw), (by_density,))
         share = by_density / widened
         by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])

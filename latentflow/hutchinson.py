@@ -29,15 +29,21 @@ class Activations(NamedTuple):
     value: Tensor | None  # u, of bounded potentials
 
 
-class Way(NamedTuple):
-    """From the probe to the estimate."""
+class Others(NamedTuple):
+    """What is on the way to the estimate, but for the parts of the product."""
 
     along: Tensor  # a
-    parts: Parts
     unbounded: Tensor  # c of v
     tilt: Tensor | None  # p . a, of bounded potentials
     coefficient: Tensor  # c of u
     product: Tensor  # H v, (1 or G, N, d)
+
+
+class Way(NamedTuple):
+    """From the probe to the estimate."""
+
+    parts: Parts
+    others: Others
 
 
 def estimate(
@@ -63,7 +69,7 @@ def estimate(
         found = torch.addcmul(slope * unbounded, bend * tilt, coefficient)
     product = torch.bmm(found if weights is None else found * weights, input_weight)
     product = divided(product if weights is None else product.sum(0, keepdim=True), substeps)
-    return logdet.hutchinson(product, probe), Way(along, parts, unbounded, tilt, found, product)
+    return logdet.hutchinson(product, probe), Way(parts, Others(along, unbounded, tilt, found, product))
 
 
 def adjoint(
@@ -79,7 +85,7 @@ def adjoint(
     """The gradients of activations, weights (where `weights_too` asks for them) and matrices, for that of the estimate."""
     first, second, coefficient, value = activations
     input_weight, hidden_weight, weighted = matrices
-    along, parts, unbounded, tilt, found, product = way
+    parts, (along, unbounded, tilt, found, product) = way
     by_product = divided(by_estimate[..., None] * (probe - product), substeps)
     by_each = by_product.expand(input_weight.shape[0], -1, -1)
     by_found, by_weights = torch.bmm(by_each, input_weight.mT), None

@@ -11,12 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from latentflow.acting import Acting
 from latentflow.stack import Choice
 
+Numbers = npt.NDArray[np.int64]
 GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
 
@@ -91,33 +93,26 @@ def _grouped(labels: Tensor, listed: list[int], num: int) -> Layout:
         return Layout(listed[0], None, None, None)
     if len(set(counts.values())) == 1:  # as many of each
         order = labels.argsort(stable=True)
-        networks = None if len(counts) == num else _tensor(sorted(counts))
+        networks = None if len(counts) == num else torch.tensor(sorted(counts))
         return Layout(networks, order.view(len(counts), -1), order.argsort(), None)
-    return _uneven(listed, counts, num)
+    return _uneven(labels.numpy(), num)
 
 
-def _uneven(labels: list[int], counts: Counter[int], num: int) -> Layout:
-    """Labels in groups of one size. Python's own loops are faster here than calls whose code has left the caches."""
-    size, start = _group_size(list(counts.values())), 0
-    order = sorted(range(len(labels)), key=labels.__getitem__)
-    networks: list[int] = []
-    rows: list[int] = []
-    for label in sorted(counts):
-        group = order[start : start + counts[label]]
-        start += len(group)
-        group += group[:1] * (-len(group) % size)
-        rows += group
-        networks += [label] * (len(group) // size)
-    place = [0] * len(labels)
-    for row, sample in reversed(list(enumerate(rows))):  # a sample comes before the padding that repeats it
-        place[sample] = row
-    one_each = networks == list(range(num))
-    return Layout(None if one_each else _tensor(networks), _tensor(rows).view(-1, size), _tensor(place), None)
-
-
-def _tensor(numbers: list[int]) -> Tensor:
-    """In a quarter of the time of `torch.tensor`."""
-    return torch.from_numpy(np.array(numbers))
+def _uneven(labels: Numbers, num: int) -> Layout:
+    """For labels (B,) that are cut into groups of one size, and padded where they are too few."""
+    counts = np.bincount(labels, minlength=num)
+    size = _group_size(counts.tolist())
+    groups = -(-counts // size)
+    order = labels.argsort(kind="stable")
+    of_row = labels[order]
+    first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
+    row = first_group[of_row] * size + np.arange(len(labels)) - first_sample[of_row]
+    rows = np.full(groups.sum() * size, order[0])
+    rows[row] = order
+    place = np.empty_like(order)
+    place[order] = row
+    networks = None if bool((groups == 1).all()) else torch.from_numpy(np.arange(num).repeat(groups))
+    return Layout(networks, torch.from_numpy(rows.reshape(-1, size)), torch.from_numpy(place), None)
 
 
 def _group_size(counts: list[int]) -> int:

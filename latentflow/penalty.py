@@ -14,13 +14,13 @@ from latentflow import time_branch, values
 from latentflow.closed_form import Networks
 from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.time_branch import Layers
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
 
 class Force(NamedTuple):
     """`NegativeForce` as `torch.autograd.Function` takes it."""
 
-    sinusoid: Tensor  # the embedding of every step, (S, width)
+    sinusoid: Tensor  # the embedding of every step, (S, width), which gets no gradient
     layers: Layers  # of all K networks behind m
     networks: Networks
     bias: Tensor | None  # of m, (K,)
@@ -60,6 +60,15 @@ def _penalty(*inputs: Any) -> tuple[Tensor]:
     return (_evaluate(*inputs)[0],)
 
 
+class _Given(NamedTuple):
+    """What `penalty` takes, but for the force."""
+
+    left: Tensor
+    at_0: Tensor
+    weights: Tensor | None
+    path: Tensor
+
+
 class _Way(NamedTuple):
     """From the path to the penalty."""
 
@@ -94,12 +103,15 @@ def _evaluate(
     if root is not None and price > 0:
         each = torch.addcmul(each, root, root, value=price)
     each = each.view(left.shape[0], path.shape[1] - 1, at_0.shape[1])
+    initial = at_0
     if weights is None:
-        total = torch.add(each.mean(1), at_0, alpha=factor)
+        total = each.mean(1)
     else:
         weights = weights[..., 0]
         total = (each * weights).sum((0, 1), keepdim=True)[0] / each.shape[1]
-        total = torch.add(total, (at_0 * weights[:, 0]).sum(0, keepdim=True), alpha=factor)
+        initial = (at_0 * weights[:, 0]).sum(0, keepdim=True)
+    if factor > 0:  # nothing times a gradient that overflows would not be a number
+        total = torch.add(total, initial, alpha=factor)
     return total, _Way(each, residual, root), of_force
 
 
@@ -122,10 +134,11 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, by_total: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, (each, residual, root, *saved) = ctx.saved_tensors[:16], ctx.saved_tensors[16:]
-        if torch.is_grad_enabled():
-            return differentiably(_penalty, (*inputs, ctx.k, ctx.price, ctx.factor), (by_total,))
-        left, at_0, weights, path, sinusoid, *_, bias = inputs
+        saved = iter(ctx.saved_tensors)
+        given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
+        if more_is_asked((by_total,)):
+            return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
+        (left, at_0, weights, path), (each, residual, root), sinusoid = given, take(saved, _Way), of_force[0]
         by_each, by_at_0 = (by_total / each.shape[1])[:, None].expand_as(each), by_total * ctx.factor
         by_weights = None
         if weights is not None:
@@ -137,14 +150,14 @@ class _Penalty(torch.autograd.Function):
         by_each = by_each.reshape(left.shape)
         by_left = 2 * residual * by_each
         if root is None:
-            return by_left, by_at_0, by_weights, *(None,) * 16
-        layers, networks = Layers(*saved[:4]), Networks(*saved[4:10])
-        parts, activations = time_branch.Parts(*saved[10:16]), values.Activations(*saved[16:])
+            return by_left, by_at_0, by_weights, None, *(None for _ in of_force), None, None, None
+        layers, networks = take(saved, Layers), take(saved, Networks)
+        parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
         by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
         by_root = 2 * root * by_square
         by_starts, by_tau, by_networks = values.adjoint(networks, _starts(path), len(sinusoid), activations, by_root)
-        by_times, by_layers = time_branch.adjoint(layers, parts, by_tau, None, ctx.needs_input_grad[4])
+        _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
         by_path = torch.cat((by_starts.view_as(path[:, :-1]), torch.zeros_like(path[:, -1:])), 1)
-        by_bias = None if bias is None else by_root.sum(1)
-        by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, inputs[5].shape[0])
-        return by_left, by_at_0, by_weights, by_path, by_times, *by_force, None, None, None
+        by_bias = None if of_force[-1] is None else by_root.sum(1)
+        by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, of_force[1].shape[0])
+        return by_left, by_at_0, by_weights, by_path, None, *by_force, None, None, None

@@ -75,7 +75,8 @@ class DiffusionPrior(nn.Module):
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K)."""
         self._check(weights)
         if self.form == "heat":
-            return heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
+            found = heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
+            return found.expand(weights.shape[0], -1)
         added = torch.matmul(weights, self.diffusion.to(weights.dtype))  # (B, T)
         variances = [torch.ones_like(added[:, 0])]
         for step in added.unbind(1):
@@ -88,7 +89,13 @@ class DiffusionPrior(nn.Module):
         with without_autocast(path.z):
             if self.form == "heat":
                 self._check(path.weights)
-                value = heat.log_density(path.z, *_acted(path.weights), self.raw.to(path.weights.dtype))
+                if path.weights.shape[0] not in (1, path.z.shape[0]):
+                    raise ValueError(
+                        f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
+                        "give each latent path its weights"
+                    )
+                acted = _acted(path.weights.to(path.z.dtype))
+                value = heat.log_density(path.z, *acted, self.raw.to(path.z.dtype))
             else:
                 value = heat.log_normal(path.z, self.variance(path.weights))
             if sums_up(value) is False:
@@ -107,10 +114,10 @@ class DiffusionPrior(nn.Module):
 
 def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:
     """How long each k has acted at step 0, ..., T, (B or 1, T+1 or 1, K), and factors of that, (T+1,)."""
-    steps = weights.shape[1]
-    if weights.stride(0) == 0:  # the same acts in all samples
+    steps, spread = weights.shape[1], not weights.requires_grad  # else each weight wants its own gradient
+    if spread and weights.stride(0) == 0:  # the same acts in all samples
         weights = weights[:1]
-    if weights.stride(1) == 0:  # the same acts in all steps
+    if spread and weights.stride(1) == 0:  # the same acts in all steps
         return weights[:, :1], torch.arange(steps + 1, dtype=weights.dtype, device=weights.device)
     acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)
     return acted, weights.new_ones(steps + 1)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import logdet
-from latentflow.closed_form import Local
+from latentflow.closed_form import Local, Networks
 from latentflow.layout import Layout
 from latentflow.penalty import Force, penalty
 from latentflow.potential import NegativeForce, Potential
-from latentflow.sweep import Inputs, Sweep, sweep
+from latentflow.stack import all_chosen
+from latentflow.sweep import Inputs, Start, Sweep, sweep
 from latentflow.time_branch import Embedding
 
 
@@ -27,6 +28,7 @@ class Rollout:
     potential: Potential
     layout: Layout
     z: Tensor  # (B, S+1, d)
+    networks: Networks  # all of them
     embedding: Embedding  # of time 0 and of every step
     sweep: Sweep
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
@@ -43,7 +45,7 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        return Local.of(self.potential.networks(self.layout.k), *self.sweep.activations())
+        return Local.of(Networks(*all_chosen(self.networks, self.layout.k)), *self.sweep.activations())
 
     def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:
         """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
@@ -117,10 +119,9 @@ def roll_out(
     embedding = potential.embedding(at_0)
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
     rates = embedding.rate[1:] if constrained else embedding.rate[:0]
-    parameters = potential.time_layers(), potential.networks()
-    rows = layout.spread(z0)
-    found = sweep(Inputs(rows, layout.weights, probe, embedding.sinusoid, rates, *parameters, layout.k, substeps))
-    return Rollout(potential, layout, layout.collect(found.path), embedding, found, _versions(potential))
+    start, networks = Start(layout.spread(z0), layout.weights, probe, embedding.sinusoid, rates), potential.networks()
+    found = sweep(Inputs(start, potential.time_layers(), networks, layout.k, substeps))
+    return Rollout(potential, layout, layout.collect(found.path), networks, embedding, found, _versions(potential))
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def all_chosen(parameters: Iterable[Tensor | None], k: Choice) -> list[Any]:
 
 def to_all(gradient: Tensor, k: Choice, num: int) -> Tensor:
     """The gradient of a whole parameter, (K, ...), for that of what was `chosen` of it."""
-    if k is None or num == 1 == gradient.shape[0]:
+    if k is None or (not isinstance(k, Tensor) and num == 1):  # all of them, or the one of a stack of one
         return gradient
     found = gradient.new_zeros(num, *gradient.shape[1:])
     if isinstance(k, Tensor):

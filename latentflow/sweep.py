@@ -6,7 +6,8 @@ log-determinants. Their adjoints run in the opposite order, and add the gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory, Wanted
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
 
 class Sweep(NamedTuple):
@@ -43,29 +44,35 @@ class Sweep(NamedTuple):
         return self.first, self.second, self.back, self.coefficient, self.value
 
 
-class Inputs(NamedTuple):
-    """As `torch.autograd.Function` takes them, one by one."""
+class Start(NamedTuple):
+    """What the networks are shown."""
 
     rows: Tensor  # where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all
     weights: Tensor | None  # (G, S, M, 1), how strongly each network moves the shared rows; None without a mixture
     probe: Tensor | None  # for the estimate of the log-determinants, (1 or G, S M, d)
-    sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
+    sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width), which gets no gradient
     rotated: Tensor  # its rate at every step, (S, width); (0, width) where the left-hand side is not asked for
-    layers: Layers  # of all K networks
+
+
+class Inputs(NamedTuple):
+    """With all networks and which of them act, or with those that act alone."""
+
+    start: Start
+    layers: Layers
     networks: Networks
-    k: Choice  # which of them
+    k: Choice
     substeps: int  # by which gradients are divided
 
     @classmethod
     def chosen(cls, *flat: Any) -> Inputs:
-        """Of the networks that act alone."""
-        rows, weights, probe, sinusoid, rotated, *parameters, k, substeps = flat
-        parameters = all_chosen(parameters, k)
-        layers, networks = Layers(*parameters[:4]), Networks(*parameters[4:])
-        return cls(rows, weights, probe, sinusoid, rotated, layers, networks, k, substeps)
+        """From inputs one by one, as autograd takes them, to those that act."""
+        *tensors, k, substeps = flat
+        given = iter(tensors)
+        start, parameters = take(given, Start), iter(all_chosen(given, k))
+        return cls(start, take(parameters, Layers), take(parameters, Networks), k, substeps)
 
     def flat(self) -> tuple[Any, ...]:
-        return *self[:5], *self.layers, *self.networks, *self[7:]
+        return *self.start, *self.layers, *self.networks, self.k, self.substeps
 
 
 def sweep(inputs: Inputs) -> Sweep:
@@ -85,13 +92,30 @@ class _Found(NamedTuple):
     each: Tensor | None  # grad u of each network of a mixture where the steps start, (K, S M, d)
     way: hutchinson.Way | None
 
+    def flat(self) -> tuple[Tensor | None, ...]:
+        """To be saved; the matrices but for wB are parameters."""
+        motion, gradients, activations, square = self.trajectory
+        way = () if self.way is None else (*self.way.parts, *self.way.others)
+        here = self.matrices.weighted, self.tau, self.rate, self.each, motion, gradients, square
+        return *here, *self.parts, *activations, *way
+
+    @classmethod
+    def taken(cls, saved: Iterator[Any], networks: Networks, estimated: bool) -> _Found:
+        weighted, tau, rate, each, motion, gradients, square = islice(saved, 7)
+        parts = take(saved, time_branch.Parts)
+        found = Trajectory(motion, gradients, take(saved, trajectory.Activations), square)
+        way = hutchinson.Way(take(saved, hessian_product.Parts), take(saved, hutchinson.Others)) if estimated else None
+        return cls(
+            Matrices(networks.input_weight, networks.hidden_weight, weighted), tau, rate, parts, found, each, way
+        )
+
 
 def _sweep(*flat: Any) -> Sweep:
     return _evaluate(Inputs.chosen(*flat))[0]
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
-    rows, weights, probe, sinusoid, rotated, layers, networks, _, substeps = inputs
+    (rows, weights, probe, sinusoid, rotated), layers, networks, _, substeps = inputs
     matrices, size = Matrices.of(networks), rows.shape[1]
     tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
@@ -127,53 +151,40 @@ class _Sweep(torch.autograd.Function):
         inputs = Inputs.chosen(*flat)
         said, found = _evaluate(inputs)
         *tensors, ctx.k, ctx.substeps = flat
-        motion, gradients, activations, square = found.trajectory
-        way = () if found.way is None else (found.way.along, *found.way.parts, *found.way[2:])
-        ctx.save_for_backward(
-            *tensors,
-            *(*inputs.layers, *inputs.networks),
-            *(found.matrices.weighted, found.tau, found.rate, *found.parts),
-            *(motion, gradients, *activations, square, found.each, *way),
-        )
+        ctx.save_for_backward(*tensors, *inputs.layers, *inputs.networks, *found.flat())
         return tuple(said)
 
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
-        tensors, saved = ctx.saved_tensors[:15], ctx.saved_tensors[15:]
-        if torch.is_grad_enabled():
-            return differentiably(_sweep, (*tensors, ctx.k, ctx.substeps), by_outputs)
-        rows, weights, probe, sinusoid, rotated = tensors[:5]
-        inputs = Inputs(
-            rows, weights, probe, sinusoid, rotated, Layers(*saved[:4]), Networks(*saved[4:10]), ctx.k, ctx.substeps
-        )
-        saved = saved[10:]
-        weighted, tau, rate, *parts = saved[:9]
-        matrices = Matrices(inputs.networks.input_weight, inputs.networks.hidden_weight, weighted)
-        motion, gradients, *activations, square, each = saved[9:19]
-        along, *saved_way = saved[19:] or (None,)
-        way = None if along is None else hutchinson.Way(along, hessian_product.Parts(*saved_way[:6]), *saved_way[6:])
-        path = Trajectory(motion, gradients, trajectory.Activations(*activations), square)
-        found = _Found(matrices, tau, rate, time_branch.Parts(*parts), path, each, way)
-        *by_inputs, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), ctx.needs_input_grad)
-        by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, tensors[5].shape[0])
-        return *by_inputs, *by_parameters, None, None
+        saved = iter(ctx.saved_tensors)
+        start, whole = take(saved, Start), (*take(saved, Layers), *take(saved, Networks))
+        if more_is_asked(by_outputs):
+            return differentiably(_sweep, (*start, *whole, ctx.k, ctx.substeps), by_outputs)
+        inputs = Inputs(start, take(saved, Layers), take(saved, Networks), ctx.k, ctx.substeps)
+        found = _Found.taken(saved, inputs.networks, start.probe is not None)
+        weights_too = start.weights is not None and ctx.needs_input_grad[1]
+        by_rows, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
+        by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, whole[0].shape[0])
+        return by_rows, by_weights, None, None, None, *by_parameters, None, None
 
 
-def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> tuple[Any, ...]:
-    """The gradients of all inputs, those of layers and networks as they come."""
-    rows, weights, probe, sinusoid, _, layers, networks, _, substeps = inputs
-    size, weights_too = rows.shape[1], weights is not None and needed[1]
+def _adjoint(
+    inputs: Inputs, found: _Found, by: Sweep, weights_too: bool
+) -> tuple[Tensor, Tensor | None, Layers, Networks]:
+    """The gradients of rows, of weights where `weights_too` asks for them, and of layers and networks that act."""
+    (rows, weights, probe, _, _), layers, networks, _, substeps = inputs
+    size = rows.shape[1]
     first, second, back, coefficient, value = _from_step_1(found.trajectory, size)
     acts, by_acts = None if weights is None else weights.flatten(1, 2), None
-    if probe is not None and found.way is not None:
+    if probe is not None and found.way is not None and by.log_det is not None:
         local = hutchinson.Activations(first, second, coefficient, value)
         (by_first, by_second, by_coefficient, by_value), by_acts, by_matrices = hutchinson.adjoint(
             probe, local, acts, found.matrices, substeps, found.way, by.log_det, weights_too
         )
         by_back = None
     else:
-        _, _, _, _, by_first, by_second, by_back, by_coefficient, by_value = by
+        by_first, by_second, by_back, by_coefficient, by_value = by.activations()
         by_matrices = Matrices(*map(torch.zeros_like, found.matrices))
     by_gradients, by_rate = None, None
     if by.left is not None:
@@ -209,6 +220,5 @@ def _adjoint(inputs: Inputs, found: _Found, by: Any, needed: Sequence[bool]) -> 
     by_weights = given.weights
     if by_acts is not None and by_weights is not None:
         by_weights = by_weights + by_acts.view_as(by_weights)
-    by_times, by_layers = time_branch.adjoint(layers, found.parts, given.tau, by_rate, needed[3] or needed[4])
-    by_embedding = (None, None) if by_times is None else (by_times[: len(sinusoid)], by_times[len(sinusoid) :])
-    return given.rows, by_weights, None, *by_embedding, by_layers, given.networks
+    _, by_layers = time_branch.adjoint(layers, found.parts, given.tau, by_rate)
+    return given.rows, by_weights, by_layers, given.networks

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
 
 class Layers(NamedTuple):
@@ -54,10 +54,6 @@ class Embedding(NamedTuple):
         sin, cos = phase.sin(), phase.cos()
         return cls(torch.cat((sin, cos), -1), torch.cat((frequencies * cos, -frequencies * sin), -1))
 
-    def after_first(self) -> Embedding:
-        """Of all times but the first."""
-        return Embedding(self.sinusoid[1:], self.rate[1:])
-
 
 def tau_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
     """tau(t) and tau'(t), (G, S, h) each."""
@@ -80,10 +76,10 @@ def _plain(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> tuple[Tensor, 
 
 def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
     """Tau of S times, tau' of the last R of them, and what `adjoint` takes; e is (S, width) and e' is (R, width)."""
-    times, rated = sinusoid.shape[0], rotated.shape[0]
+    count, rated = sinusoid.shape[0], rotated.shape[0]
     rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
-    pre, turned = along[:, :times] + layers.bias_in[:, None], along[:, times:]
+    pre, turned = along[:, :count] + layers.bias_in[:, None], along[:, count:]
     if not rated:
         inner, density, slope = F.gelu(pre), None, None
     else:  # what GELU and its slope share is made once
@@ -91,10 +87,10 @@ def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor,
         # A literal, for log(1 / sqrt(2 pi)): within an autograd function torch.compile takes no names of numbers.
         density = torch.addcmul(pre.new_full((), -0.9189385332046727), pre, pre, value=-0.5).exp()
         slope = torch.addcmul(below, pre, density)
-        inner = torch.cat((pre * below, slope[:, times - rated :] * turned), 1)
+        inner = torch.cat((pre * below, slope[:, count - rated :] * turned), 1)
     found = torch.bmm(inner, layers.weight_out.mT)
     parts = Parts(rows, pre, inner, turned, density, slope)
-    return found[:, :times] + layers.bias_out[:, None], found[:, times:], parts
+    return found[:, :count] + layers.bias_out[:, None], found[:, count:], parts
 
 
 def adjoint(
@@ -102,14 +98,14 @@ def adjoint(
 ) -> tuple[Tensor | None, Layers]:
     """The gradients of e and e', (S + R, width), where `by_rows` asks for them, and of the layers."""
     rows, pre, inner, turned, density, slope = parts
-    times, late = pre.shape[1], slice(pre.shape[1] - turned.shape[1], None)
+    count, late = pre.shape[1], slice(pre.shape[1] - turned.shape[1], None)
     by_found = by_tau if by_rate is None or slope is None else torch.cat((by_tau, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
     if slope is None or density is None:
         by_along = torch.ops.aten.gelu_backward.default(by_inner, pre)
         by_bias = by_along.sum(1)
     else:
-        by_along, by_product = slope * by_inner[:, :times], by_inner[:, times:]
+        by_along, by_product = slope * by_inner[:, :count], by_inner[:, count:]
         # g changes by (2 - x^2) phi.
         by_along[:, late].addcmul_(by_product * turned, density[:, late] * (2 - pre[:, late].square()))
         by_bias = by_along.sum(1)
@@ -136,11 +132,11 @@ class _Branch(torch.autograd.Function):
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, by_tau: Tensor, by_rate: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, parts = ctx.saved_tensors[:6], Parts(*ctx.saved_tensors[6:])
-        if torch.is_grad_enabled():
-            return differentiably(_plain, inputs, (by_tau, by_rate))
-        by_rows, by_layers = adjoint(
-            Layers(*inputs[2:]), parts, by_tau, by_rate, ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        )
-        times = parts.pre.shape[1]
-        return None if by_rows is None else by_rows[:times], None if by_rows is None else by_rows[times:], *by_layers
+        saved = iter(ctx.saved_tensors)
+        embedding, layers = take(saved, Embedding), take(saved, Layers)
+        if more_is_asked((by_tau, by_rate)):
+            return differentiably(_plain, (*embedding, *layers), (by_tau, by_rate))
+        asked = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        by_rows, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
+        count = len(embedding.sinusoid)
+        return None if by_rows is None else by_rows[:count], None if by_rows is None else by_rows[count:], *by_layers

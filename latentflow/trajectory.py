@@ -8,7 +8,7 @@ of `closed_form`, one step is
           y \leftarrow y + \tfrac1n\, C(\omega\, p), \quad C(p)_j = \textstyle\sum_k p_k A_k A_j^\top.
 
 The gradients at time 0, where nothing moves yet, are made on the way, of one more block of rows: the initial term of
-`HJConstraint` asks for them. The adjoint has eight operations in its loop (C is its own adjoint), and makes the gradient of
+`HJConstraint` asks for them. The adjoint has seven operations in its loop (C is its own adjoint), and makes the gradient of
 each parameter in one product afterwards.
 """
 
@@ -184,7 +184,8 @@ def adjoint(
         by_values.append(by_v)
         by_moves.append(by_move if weights_too else None)
         y = torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1)
-        y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])  # by what the step before has led to
+        # By what the step before has led to, or at last by the rows: what the first step says is part of that.
+        y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])
         after.append(y)
     if back is None or pre is None or ys is None:
         after.pop(-2)  # at time 0 nothing has been moved

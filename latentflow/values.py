@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import apart_from_autocast, differentiably, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
 
 def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ def evaluate(networks: Networks, rows: Tensor, tau: Tensor) -> Activations:
 
 
 def adjoint(
-    networks: Networks, rows: Tensor, times: int, activations: Activations, by_values: Tensor
+    networks: Networks, rows: Tensor, steps: int, activations: Activations, by_values: Tensor
 ) -> tuple[Tensor, Tensor, Networks]:
-    """The gradients of the rows, of tau (G, `times`, h) and of the networks, for those of the values, (G, N)."""
+    """The gradients of the rows, of tau (G, `steps`, h) and of the networks, for those of the values, (G, N)."""
     found, first, timed, second = activations
     by_bias = None
     if networks.output_bias is not None:
@@ -64,7 +64,7 @@ def adjoint(
         by_bias,
     )
     by_rows = by_rows if rows.shape[0] == num else by_rows.sum(0, keepdim=True)
-    return by_rows, by_timed.view(num, times, count // max(1, times), hidden).sum(2), by_networks
+    return by_rows, by_timed.view(num, steps, count // max(1, steps), hidden).sum(2), by_networks
 
 
 class _Values(torch.autograd.Function):
@@ -79,9 +79,10 @@ class _Values(torch.autograd.Function):
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, by_values: Tensor) -> tuple[Tensor | None, ...]:
-        rows, tau, *parameters = ctx.saved_tensors[:8]
-        if torch.is_grad_enabled():
-            return differentiably(_values, (rows, tau, *parameters), (by_values,))
-        activations = Activations(*ctx.saved_tensors[8:])
-        by_rows, by_tau, by_networks = adjoint(Networks(*parameters), rows, tau.shape[1], activations, by_values)
+        rows, tau, *saved = ctx.saved_tensors
+        saved = iter(saved)
+        networks = take(saved, Networks)
+        if more_is_asked((by_values,)):
+            return differentiably(_values, (rows, tau, *networks), (by_values,))
+        by_rows, by_tau, by_networks = adjoint(networks, rows, tau.shape[1], take(saved, Activations), by_values)
         return by_rows, by_tau, *by_networks

@@ -8,7 +8,8 @@ For all else, higher derivatives, `torch.func` and forward mode, there is the pl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,14 +49,31 @@ def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> C
     return inner
 
 
+def more_is_asked(by_outputs: Iterable[Tensor | None]) -> bool:
+    """Whether a backward pass is to be differentiated itself, or sends many gradients back at once, as vmap does."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in by_outputs)
+
+
 def differentiably(
     function: Callable[..., tuple[Any, ...]], inputs: tuple[Any, ...], by_outputs: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of `inputs` that the plain function sends back for those of its outputs, as a graph of their own."""
-    # Of aliases: an input that is made of another one would send its gradient on to that.
-    aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
-    pairs = [(y, by) for y, by in zip(function(*aliases), by_outputs, strict=True) if by is not None]
-    outputs, by = zip(*pairs, strict=True)
-    asked = [x for x in aliases if isinstance(x, Tensor) and x.requires_grad]
-    found = iter(torch.autograd.grad(outputs, asked, by, create_graph=True, allow_unused=True))
-    return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in aliases)
+    """The gradients of `inputs` that the plain function sends back for those of its outputs, with a graph if one is kept."""
+    kept = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Of aliases: an input that is made of another one would send its gradient on to that.
+        aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
+        given = zip(function(*aliases), by_outputs, strict=True)
+        pairs = [(y, by) for y, by in given if y is not None and y.requires_grad and by is not None]
+        outputs, by = zip(*pairs, strict=True)
+        asked = [x for x in aliases if isinstance(x, Tensor) and x.requires_grad]
+        found = iter(torch.autograd.grad(outputs, asked, by, create_graph=kept, allow_unused=True))
+        return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in aliases)
+
+
+def take(saved: Iterator[Any], kind: Any) -> Any:
+    """The next of what was saved, as a named tuple of this kind. To be read but once: hooks may unpack it each time."""
+    return kind(*islice(saved, len(kind._fields)))

@@ -201,12 +201,13 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _layout("rows of other samples come back", "place[sample] = row", "place[row % len(place)] = row"),
+    _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
     _layout(
         "the second group of a label is moved by the next network",
-        "networks += [label] * (len(group) // size)",
-        "networks += [(label + group) % num for group in range(len(group) // size)]",
+        "np.arange(num).repeat(groups)",
+        "np.arange(groups.sum()) % num",
     ),
+    _layout("rows of other samples come back where labels are even", "order.argsort(), None)", "order, None)"),
     _stack("the gradient of one network goes to another", "found[k : k + 1] = gradient", "found[:1] = gradient"),
     _stack("of two groups of a network one is learned from", "found.index_add_(", "found.index_copy_("),
     _sweep(
@@ -247,8 +248,8 @@ ERRORS = (
     ),
     _trajectory(
         "the adjoint forgets what later steps say",
-        "y = torch.addcmul(torch.addcmul(y, torch.baddbmm(",
-        "y = torch.addcmul(torch.addcmul(torch.zeros_like(y), torch.baddbmm(",
+        "y = torch.addcmul(y, torch.baddbmm(",
+        "y = torch.addcmul(torch.zeros_like(y), torch.baddbmm(",
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",

@@ -194,3 +194,45 @@ def test_what_acts_in_all_steps_is_summed_up_as_if_it_were_said_for_each(form, b
     torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
     by_found, by_truth = (torch.autograd.grad(x.log().sum(), prior.raw)[0] for x in (found, truth))
     torch.testing.assert_close(by_found, by_truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["heat", "particle"])
+def test_each_sample_has_its_variance_though_all_share_the_weights(form):
+    prior = DiffusionPrior(2, 0.3, form=form, dtype=torch.float64)
+    shared = rand(2, seed=0).expand(5, 3, 2)
+    assert torch.equal(prior.variance(shared), prior.variance(shared.clone()))
+
+
+def test_shared_weights_have_a_gradient_each():
+    prior, z, weights = DiffusionPrior(2, 0.3, dtype=torch.float64), randn(5, 4, 3, seed=0), rand(2, seed=1)
+    found = []
+    for shared in (weights.expand(5, 3, 2), weights.expand(5, 3, 2).clone()):
+        shared.requires_grad_()
+        found.append(torch.autograd.grad(prior.log_prob(path_of(z, shared)).sum(), shared)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_of_other_samples_are_refused():
+    with pytest.raises(ValueError, match=r"path.weights: got those of 4 samples, expected 5 like path.z"):
+        DiffusionPrior(2).log_prob(path_of(randn(5, 4, 3), rand(4, 3, 2)))
+
+
+def test_the_prior_is_differentiable_twice_and_forwards():
+    z, weights = randn(5, 4, 3, seed=0), rand(5, 3, 2, seed=1)
+
+    def log_prob(raw):
+        prior = DiffusionPrior(2, dtype=torch.float64)
+        return torch.func.functional_call(Summed(prior), {"prior.raw": raw}, (path_of(z, weights),))
+
+    raw = rand(2, seed=2)
+    truth = torch.autograd.functional.hessian(log_prob, raw)
+    torch.testing.assert_close(torch.func.hessian(log_prob)(raw), truth, rtol=1e-10, atol=1e-10)
+
+
+class Summed(torch.nn.Module):
+    def __init__(self, prior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, path):
+        return self.prior.log_prob(path).sum()

@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 from benchmarks.memory import peak_bytes
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout
 from latentflow.acting import acting
+from latentflow.penalty import penalty
 from latentflow.rollout import Rollout
 from tests.problems import Opaque, gaussian, make_potential, potentials, rand, seeds
 
@@ -216,3 +217,26 @@ def roll_out_of(potential, act, z0):
 def test_memory_is_refused_where_it_could_not_be_kept(potential, options):
     with pytest.raises(ValueError, match=r"memory: got 1024 for .*, expected None; .*: use smaller batches"):
         FlowPosterior(potential, memory=1024, **options)
+
+
+def test_a_parametrised_network_is_that_of_the_path():
+    """A parametrisation may give another weight each time that it is asked."""
+    potential = make_potential(3, 2)
+    torch.nn.utils.parametrizations.spectral_norm(potential, "hidden_weight")
+    z0 = gaussian(1, 3).mean
+    flow = FlowPosterior(potential)
+
+    def last(z):
+        potential.parametrizations.hidden_weight[0].load_state_dict(state)
+        return flow.transport(z[None], 1, 1)[0][0, -1]
+
+    state = copy.deepcopy(potential.parametrizations.hidden_weight[0].state_dict())
+    _, log_det = flow.transport(z0, 1, 1)
+    jacobian = torch.autograd.functional.jacobian(last, z0[0])
+    torch.testing.assert_close(log_det[0, 0], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, torch.ones(1, 2, 3, 1)])
+def test_an_initial_term_that_is_left_out_may_overflow(weights):
+    left, at_0, path = torch.zeros(1, 6), torch.full((1, 3), torch.inf), torch.zeros(1, 3, 3, 2)
+    assert (penalty(left, at_0, weights, path, None, None, price=0.0, factor=0.0) == 0).all()

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from latentflow.closed_form import Networks
 from latentflow.heat import log_density
 from latentflow.penalty import Force, penalty
-from latentflow.sweep import Inputs, sweep
+from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.values import values
 from tests.problems import make_potential, rand, randn, seeds
@@ -45,15 +46,15 @@ def what_moves(kind, bounded, seed):
 def swept(kind, bounded, seed, substeps=1, estimated=False):
     rows, weights, parameters, together, k, _ = what_moves(kind, bounded, seed)
     probe = randn(len(rows), STEPS * ROWS, DIM, seed=seed + 5).sign() if estimated else None
+    at = Embedding.of(rand(STEPS + 1, seed=seed), 4)
 
-    def function(rows, times, *others):
-        at, acts = Embedding.of(times, 4), others[-1] if weights else None
-        parts = together(others[: len(parameters)])
-        signs = None if probe is None else probe.to(rows)
-        found = sweep(Inputs(rows, acts, signs, at.sinusoid, at.rate[1:], *parts, k, substeps))
+    def function(rows, *others):
+        acts, signs = others[-1] if weights else None, None if probe is None else probe.to(rows)
+        start = Start(rows, acts, signs, at.sinusoid.to(rows), at.rate[1:].to(rows))
+        found = sweep(Inputs(start, *together(others[: len(parameters)]), k, substeps))
         return tuple(x for x in found if x is not None)
 
-    return function, [rows, rand(STEPS + 1, seed=seed), *parameters, *weights]
+    return function, [rows, *parameters, *weights]
 
 
 def swept_and_estimated(kind, bounded, seed, substeps=1):
@@ -66,9 +67,9 @@ def moved_alone(kind, bounded, seed, substeps=1):
     at = Embedding.of(rand(STEPS + 1, seed=seed), 4)
 
     def function(rows, *others):
-        acts, sinusoid = others[-1] if weights else None, at.sinusoid.to(rows)
-        parts = together(others[: len(parameters)])
-        found = sweep(Inputs(rows, acts, None, sinusoid, sinusoid[:0], *parts, k, substeps))
+        sinusoid = at.sinusoid.to(rows)
+        start = Start(rows, others[-1] if weights else None, None, sinusoid, sinusoid[:0])
+        found = sweep(Inputs(start, *together(others[: len(parameters)]), k, substeps))
         return tuple(x for x in found if x is not None)
 
     return function, [rows, *parameters, *weights]
@@ -79,13 +80,13 @@ def penalised(kind, bounded, seed, substeps=1):
     left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
     path = randn(1 if weights else num, STEPS + 1, ROWS, DIM, seed=seed + 5)
     bias = randn(STACK[kind][0], seed=seed + 6)
-    price = 0.3 * (seed % 2)
+    price, sinusoid = 0.3 * (seed % 2), Embedding.of(rand(STEPS, seed=seed), 4).sinusoid
 
-    def function(left, at_0, path, times, bias, *others):
-        force = Force(Embedding.of(times, 4).sinusoid, *together(others[: len(parameters)]), bias)
+    def function(left, at_0, path, bias, *others):
+        force = Force(sinusoid.to(left), *together(others[: len(parameters)]), bias)
         return penalty(left, at_0, others[-1] if weights else None, path, force, k, price, 0.7)
 
-    return function, [left, at_0, path, rand(STEPS, seed=seed), bias, *parameters, *weights]
+    return function, [left, at_0, path, bias, *parameters, *weights]
 
 
 def penalised_without_a_force(kind, bounded, seed, substeps=1):
@@ -192,6 +193,51 @@ def test_torch_func_sees_what_autograd_sees(case):
     inputs = [x.requires_grad_() for x in inputs]
     for x, truth in zip(ours, torch.autograd.grad(loss(*inputs), inputs, materialize_grads=True), strict=True):
         torch.testing.assert_close(x, truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", STACK)
+def test_many_gradients_at_once_are_those_of_one_after_the_other(case, kind):
+    function, inputs = case(kind, True, 0)
+    inputs = [x.requires_grad_() for x in inputs]
+    found = function(*inputs)
+    found = found if isinstance(found, tuple) else (found,)
+    by_found = [randn(3, *x.shape, seed=n) for n, x in enumerate(found)]
+    options = {"retain_graph": True, "materialize_grads": True}
+    together = torch.autograd.grad(found, inputs, by_found, is_grads_batched=True, **options)
+    for n, by in enumerate(zip(*by_found, strict=True)):
+        for x, truth in zip(together, torch.autograd.grad(found, inputs, by, **options), strict=True):
+            torch.testing.assert_close(x[n], truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_makes_the_same_gradients_and_unpacks_what_was_saved_once(case):
+    function, inputs = case("groups of 2", True, 0)
+    inputs = [x.requires_grad_() for x in inputs]
+
+    def loss(*inputs):
+        found = function(*inputs)
+        return sum(x.square().sum() for x in (found if isinstance(found, tuple) else (found,)))
+
+    truth = torch.autograd.grad(loss(*inputs), inputs, materialize_grads=True)
+    again = checkpoint(loss, *inputs, use_reentrant=False)
+    for x, true in zip(torch.autograd.grad(again, inputs, materialize_grads=True), truth, strict=True):
+        assert torch.equal(x, true)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_of_gradients_can_be_kept_whatever_is_trainable(case):
+    function, inputs = case("groups of 2", True, 0)
+    for trainable in inputs:
+        trainable.requires_grad_()
+        found = function(*inputs)
+        found = [x for x in (found if isinstance(found, tuple) else (found,)) if x.requires_grad]
+        loss = sum(x.square().sum() for x in found)
+        options = {"retain_graph": True, "materialize_grads": True}
+        (kept,) = torch.autograd.grad(loss, trainable, create_graph=True, **options)
+        (truth,) = torch.autograd.grad(loss, trainable, **options)
+        torch.testing.assert_close(kept, truth, rtol=1e-12, atol=1e-12)
+        trainable.requires_grad_(False)
 
 
 @pytest.mark.parametrize("frozen", range(3))
