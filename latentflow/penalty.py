@@ -48,7 +48,7 @@ def penalty(
         price: lambda, on the size of the force.
         factor: of the initial term.
     """
-    of_force: tuple[Tensor | None, ...] = (None,) * 12
+    of_force: tuple[Tensor | None, ...] = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
     if force is not None:
         of_force = force.sinusoid, *force.layers, *force.networks, force.bias
     inputs = left, at_0, weights, path, *of_force, k, price, factor
@@ -92,8 +92,8 @@ def _evaluate(
     *parameters, bias, k, price, factor = others
     root, of_force, residual = None, None, left
     if sinusoid is not None:
-        *parameters, bias = all_chosen((*parameters, bias), k)
-        layers, networks = Layers(*parameters[:4]), Networks(*parameters[4:])
+        acting = iter(all_chosen((*parameters, bias), k))
+        layers, networks, bias = take(acting, Layers), take(acting, Networks), next(acting)
         tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
         activations = values.evaluate(networks, _starts(path), tau)
         root = activations.value if bias is None else activations.value + bias[:, None]
