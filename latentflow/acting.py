@@ -19,9 +19,7 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
-    listed: list[int] | None = (
-        None  # of labels that stay: that of each sample, where the host has read them, for groups
-    )
+    listed: list[int] | None = None  # of labels that stay: that of each sample, where the host has read them
 
     @property
     def steps(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from latentflow.validate import require_finite, require_no_nan
+from latentflow.written_out import autocast_off
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 _DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
@@ -118,10 +119,7 @@ def in_full_precision(z: Tensor) -> Tensor:
 
 def without_autocast(x: object) -> AbstractContextManager[object]:
     """Inside, everything is computed in the precision of its inputs; x, a tensor or a distribution, says on which device."""
-    device = _device_type(x)
-    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
-        return nullcontext()  # to enter autocast takes as long as two small operations
-    return torch.autocast(device, enabled=False)
+    return autocast_off(_device_type(x))
 
 
 def _device_type(x: object) -> str:

@@ -31,7 +31,7 @@ class Layout:
     * a mixture: every network sees all samples, and their answers are weighted.
     """
 
-    k: Choice
+    k: Choice  # labels: a network for each group, or all K of them, a group each
     rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat a sample
     place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)

@@ -151,6 +151,7 @@ class _Sweep(torch.autograd.Function):
         inputs = Inputs.chosen(*flat)
         said, found = _evaluate(inputs)
         *tensors, ctx.k, ctx.substeps = flat
+        # The whole stack to differentiate the plain function by; what acts so that labels need not gather it again.
         ctx.save_for_backward(*tensors, *inputs.layers, *inputs.networks, *found.flat())
         return tuple(said)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -35,15 +36,19 @@ def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
     return array, array.chunk(num, 1)
 
 
+def autocast_off(device: str) -> AbstractContextManager[object]:
+    """Inside, everything is computed in the precision of its inputs."""
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
+        return nullcontext()  # to enter autocast takes as long as two small operations
+    return torch.autocast(device, enabled=False)
+
+
 def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
     """The backward pass in the precision of the way there, though it should be called for inside of autocast."""
 
     @functools.wraps(backward)
     def inner(ctx: Any, *by_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        device = next(x.device.type for x in by_outputs if x is not None)
-        if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
-            return backward(ctx, *by_outputs)  # to enter autocast takes as long as two small operations
-        with torch.autocast(device, enabled=False):
+        with autocast_off(next(x.device.type for x in by_outputs if x is not None)):
             return backward(ctx, *by_outputs)
 
     return inner

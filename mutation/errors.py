@@ -135,7 +135,9 @@ ERRORS = (
         "by_values = by_values * slope_of(found)",
         "by_values = by_values * 1",
     ),
-    _written_out("a backward pass runs in half precision", "with torch.autocast(device, enabled=False):", "if True:"),
+    _written_out(
+        "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
+    ),
     _written_out(
         "an input made of another one sends its gradient on to that",
         "x.view_as(x) if isinstance(x, Tensor) else x for x in inputs",
