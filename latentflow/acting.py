@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from latentflow.derivatives import number_of_potentials
 from latentflow.validate import positive_integer, read, require
@@ -51,12 +50,13 @@ def acting(
         return Acting(_weights(weights, z, steps, num), None)
     label = _label(k, z, steps, num)
     if isinstance(label, int):
-        row = (torch.arange(num, device=z.device) == label).to(z.dtype)
+        row = z.new_zeros(num)
+        row[label] = 1
         return Acting(row.expand(z.shape[0], steps, num), label)
     listed = _listed(label, num)
     if listed is None:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
-    one_hot = F.one_hot(label, num).to(z.dtype)
+    one_hot = (label[..., None] == torch.arange(num, device=z.device)).to(z.dtype)
     if label.ndim == 2:
         return Acting(one_hot, label)
     return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), listed)

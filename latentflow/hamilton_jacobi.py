@@ -11,11 +11,11 @@ from torch import Tensor
 from latentflow.tanh import slope_of
 
 
-def left_hand_side(gradients: Tensor, back: Tensor, value: Tensor | None, rate: Tensor) -> Tensor:
+def left_hand_side(squared: Tensor, back: Tensor, value: Tensor | None, rate: Tensor) -> Tensor:
     """Of S steps of M rows, (G, S M).
 
     Args:
-        gradients: grad u where each step starts, (G, S M, d).
+        squared: |grad u|^2 where each step starts, (G, S M).
         back: q, (G, S M, h).
         value: u, (G, S M, 1), of bounded potentials, else None.
         rate: tau'(t), (G, S, h).
@@ -23,7 +23,7 @@ def left_hand_side(gradients: Tensor, back: Tensor, value: Tensor | None, rate: 
     derivative = time_derivative(back, rate)
     if value is not None:
         derivative = derivative * slope_of(value).squeeze(-1)
-    return torch.add(derivative, gradients.square().sum(-1), alpha=0.5)
+    return torch.add(derivative, squared, alpha=0.5)
 
 
 def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
 
 
 def adjoint(
-    gradients: Tensor, back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The gradients of what `left_hand_side` takes, for that of what it gives, (G, S M)."""
+    back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The gradients of q, u and tau', for that of the left-hand side, (G, S M), which is also that of |grad u|^2 / 2."""
     by_left = by_left[..., None]
     by_derivative, by_value = by_left, None
     if value is not None:
@@ -42,7 +42,7 @@ def adjoint(
         by_value = (-2 * value * time_derivative(back, rate)[..., None]).mul_(by_left)
     by_steps = _by_step(by_derivative, rate)
     by_rate = (by_steps * _by_step(back, rate)).sum(2)  # which is faster than products of few rows
-    return gradients * by_left, (by_steps * rate[:, :, None]).view_as(back), by_value, by_rate
+    return (by_steps * rate[:, :, None]).view_as(back), by_value, by_rate
 
 
 def _by_step(x: Tensor, rate: Tensor) -> Tensor:

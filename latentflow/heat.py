@@ -29,7 +29,7 @@ def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
 
 def variance(acted: Tensor, time: Tensor, diffusion: Tensor) -> Tensor:
     """s, (B or 1, T+1), for D, (K,); 1 where the time is 0, however large D is."""
-    return 1 + torch.matmul(acted, diffusion) * (2 * time)
+    return torch.addcmul(time.new_ones(()), torch.matmul(acted, diffusion), time, value=2)
 
 
 def projected(raw: Tensor) -> Tensor:

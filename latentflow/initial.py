@@ -53,7 +53,7 @@ def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) 
             # Said of the noise the density needs neither the mean nor a square of the scale, which underflows long before the
             # scale does; said of z_0 it would send gradients to both that cancel.
             twice = torch.add(noise.square(), std.log(), alpha=2).sum(-1)
-            log_q0 = -0.5 * (twice + mean.shape[-1] * math.log(2 * math.pi))
+            log_q0 = torch.rsub(twice, -0.5 * math.log(2 * math.pi) * mean.shape[-1], alpha=0.5)
     else:
         z0 = in_full_precision(_sample(q0, generator))
         log_q0 = _log_prob(q0, z0) if density else None

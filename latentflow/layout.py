@@ -49,11 +49,11 @@ class Layout:
         chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
         return chosen.transpose(1, 2).flatten(1, 2)
 
-    def collect(self, path: Tensor) -> Tensor:
-        """Of rows, (1 or G, S+1, M, d), as samples, (B, S+1, d)."""
+    def collect(self, x: Tensor) -> Tensor:
+        """Of rows, (1 or G, S, M, ...), as samples, (B, S, ...)."""
         if self.place is None:
-            return path.squeeze(0).transpose(0, 1)  # a selection would be sent back padded with zeros
-        return path.transpose(1, 2).flatten(0, 1).index_select(0, self.place)
+            return x.squeeze(0).transpose(0, 1)  # a selection would be sent back padded with zeros
+        return x.transpose(1, 2).flatten(0, 1).index_select(0, self.place)
 
     def each(self, x: Tensor, steps: int) -> Tensor:
         """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
@@ -94,7 +94,8 @@ def _grouped(labels: Tensor, listed: list[int], num: int) -> Layout:
     if len(set(counts.values())) == 1:  # as many of each
         order = labels.argsort(stable=True)
         networks = None if len(counts) == num else torch.tensor(sorted(counts))
-        return Layout(networks, order.view(len(counts), -1), order.argsort(), None)
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        return Layout(networks, order.view(len(counts), -1), place, None)
     return _uneven(labels.numpy(), num)
 
 

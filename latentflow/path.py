@@ -75,7 +75,7 @@ def check_path(path: object) -> None:
 
 def require_finite_path(fine: Tensor, substeps: int) -> None:
     """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
-    if sums_up(fine) is not False:
+    if sums_up(fine[:, -1]) is not False:  # what is no number stays none, whatever is added to it
         return
     finite = fine.isfinite().all(-1)
     if bool(finite.all()):  # only their sum overflows

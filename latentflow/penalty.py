@@ -30,7 +30,7 @@ def penalty(
     left: Tensor,
     at_0: Tensor,
     weights: Tensor | None,
-    path: Tensor,
+    starts: Tensor,
     force: Force | None,
     k: Choice,
     price: float,
@@ -42,7 +42,7 @@ def penalty(
         left: of the equation, (G, S M).
         at_0: the squared gradients at time 0, (G, M).
         weights: (G, S, M, 1) of a mixture, over whose networks all is summed up, else None.
-        path: the latents, (1 or G, S+1, M, d), of which all but the last are looked at.
+        starts: of the steps, (1 or G, S M, d).
         force: None is f = 0.
         k: which of its networks.
         price: lambda, on the size of the force.
@@ -51,7 +51,7 @@ def penalty(
     of_force: tuple[Tensor | None, ...] = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
     if force is not None:
         of_force = force.sinusoid, *force.layers, *force.networks, force.bias
-    inputs = left, at_0, weights, path, *of_force, k, price, factor
+    inputs = left, at_0, weights, starts, *of_force, k, price, factor
     found: Tensor = (_Penalty.apply(*inputs) if serves() else _penalty(*inputs))[0]  # type: ignore[no-untyped-call]
     return found
 
@@ -66,7 +66,7 @@ class _Given(NamedTuple):
     left: Tensor
     at_0: Tensor
     weights: Tensor | None
-    path: Tensor
+    starts: Tensor
 
 
 class _Way(NamedTuple):
@@ -87,7 +87,7 @@ class _OfForce(NamedTuple):
 
 
 def _evaluate(
-    left: Tensor, at_0: Tensor, weights: Tensor | None, path: Tensor, sinusoid: Tensor | None, *others: Any
+    left: Tensor, at_0: Tensor, weights: Tensor | None, starts: Tensor, sinusoid: Tensor | None, *others: Any
 ) -> tuple[Tensor, _Way, _OfForce | None]:
     *parameters, bias, k, price, factor = others
     root, of_force, residual = None, None, left
@@ -95,14 +95,14 @@ def _evaluate(
         acting = iter(all_chosen((*parameters, bias), k))
         layers, networks, bias = take(acting, Layers), take(acting, Networks), next(acting)
         tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
-        activations = values.evaluate(networks, _starts(path), tau)
+        activations = values.evaluate(networks, starts, tau)
         root = activations.value if bias is None else activations.value + bias[:, None]
         residual = torch.addcmul(left, root, root)
         of_force = _OfForce(layers, networks, parts, activations)
     each = residual.square()
     if root is not None and price > 0:
         each = torch.addcmul(each, root, root, value=price)
-    each = each.view(left.shape[0], path.shape[1] - 1, at_0.shape[1])
+    each = each.view(left.shape[0], left.shape[1] // max(1, at_0.shape[1]), at_0.shape[1])
     initial = at_0
     if weights is None:
         total = each.mean(1)
@@ -113,11 +113,6 @@ def _evaluate(
     if factor > 0:  # nothing times a gradient that overflows would not be a number
         total = torch.add(total, initial, alpha=factor)
     return total, _Way(each, residual, root), of_force
-
-
-def _starts(path: Tensor) -> Tensor:
-    """The latents that each step starts from, (1 or G, S M, d), step after step."""
-    return path[:, :-1].flatten(1, 2)
 
 
 class _Penalty(torch.autograd.Function):
@@ -138,8 +133,8 @@ class _Penalty(torch.autograd.Function):
         given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
         if more_is_asked((by_total,)):
             return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        (left, at_0, weights, path), (each, residual, root), sinusoid = given, take(saved, _Way), of_force[0]
-        by_each, by_at_0 = (by_total / each.shape[1])[:, None].expand_as(each), by_total * ctx.factor
+        (left, at_0, weights, starts), (each, residual, root), sinusoid = given, take(saved, _Way), of_force[0]
+        by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
         by_weights = None
         if weights is not None:
             if ctx.needs_input_grad[2]:
@@ -147,17 +142,15 @@ class _Penalty(torch.autograd.Function):
                 by_weights[:, 0] += by_at_0 * at_0
                 by_weights = by_weights[..., None]
             by_each, by_at_0 = by_each * weights[..., 0], by_at_0 * weights[:, 0, :, 0]
-        by_each = by_each.reshape(left.shape)
-        by_left = 2 * residual * by_each
+        by_left = (residual + residual).view_as(each) * by_each
         if root is None:
-            return by_left, by_at_0, by_weights, None, *(None for _ in of_force), None, None, None
+            return by_left.view_as(left), by_at_0, by_weights, None, *(None for _ in of_force), None, None, None
         layers, networks = take(saved, Layers), take(saved, Networks)
         parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
         by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
-        by_root = 2 * root * by_square
-        by_starts, by_tau, by_networks = values.adjoint(networks, _starts(path), len(sinusoid), activations, by_root)
+        by_root = ((root + root).view_as(each) * by_square).view_as(root)
+        by_starts, by_tau, by_networks = values.adjoint(networks, starts, len(sinusoid), activations, by_root)
         _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
-        by_path = torch.cat((by_starts.view_as(path[:, :-1]), torch.zeros_like(path[:, -1:])), 1)
         by_bias = None if of_force[-1] is None else by_root.sum(1)
         by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, of_force[1].shape[0])
-        return by_left, by_at_0, by_weights, by_path, None, *by_force, None, None, None
+        return by_left.view_as(left), by_at_0, by_weights, by_starts, None, *by_force, None, None, None

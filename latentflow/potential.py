@@ -197,8 +197,8 @@ class Potential(nn.Module):
             raise ValueError(f"k: got {k}, expected 0, ..., {self.num - 1}; the potential has num={self.num}")
         return k
 
-    def checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
+    def check_latents(self, z: Tensor) -> None:
+        """Raise unless the networks take z, (..., dim)."""
         require_floating("z", z, "pass latents")
         if z.dtype != self.input_weight.dtype:
             raise TypeError(
@@ -209,6 +209,10 @@ class Potential(nn.Module):
             raise ValueError(
                 f"z: got shape {tuple(z.shape)}, expected (..., {self.dim}); put the latent on the last axis"
             )
+
+    def checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
+        self.check_latents(z)
         # A number is made on the device: copying it there would wait, and could not be captured in a CUDA graph.
         t = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
         lead = z.shape[:-1]

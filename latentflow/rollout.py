@@ -56,15 +56,16 @@ class Rollout:
             price: on the size of the force.
             factor: of the initial term.
         """
-        left, of_force = self.sweep.left, None
+        left, starts, of_force = self.sweep.left, self.sweep.starts, None
         assert left is not None
+        assert starts is not None
         if force is not None:
             root = force.root
             same = root.hidden == self.potential.hidden
             sinusoid = self.embedding.sinusoid[1:] if same else root.embedding(times).sinusoid
             of_force = Force(sinusoid, root.time_layers(), root.networks(), force.bias)
-        at_0, layout = self.sweep.squared_gradients_at_0, self.layout
-        found = penalty(left, at_0, layout.weights, self.sweep.path, of_force, layout.k, price, factor)
+        at_0, layout = self.sweep.squared_at_0, self.layout
+        found = penalty(left, at_0, layout.weights, starts, of_force, layout.k, price, factor)
         return layout.samples(found)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
@@ -85,8 +86,8 @@ class Rollout:
         return self._of_what_acts(self.sweep.log_det)
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
-        """X (1 or G, S M, ...) as (B, S, ...)."""
-        return self.layout.each(x, self.steps).squeeze(2)
+        """X (1 or G, S M) as (B, S)."""
+        return self.layout.collect(x.view(x.shape[0], self.steps, -1))
 
     def laplacian(self) -> Tensor:
         """Tr H of what acts, (B, S)."""
@@ -114,7 +115,7 @@ def roll_out(
             the log-determinants.
         constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
     """
-    potential.checked(z0, 0.0)
+    potential.check_latents(z0)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     embedding = potential.embedding(at_0)
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)

@@ -13,6 +13,8 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
+from latentflow.trajectory import divided
+
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 
 Field = Callable[[Tensor, Tensor, int], Tensor]
@@ -76,8 +78,8 @@ def odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[st
 def euler_times(steps: int, substeps: int, label: str, like: Tensor) -> Tensor:
     """The time at which each substep evaluates the potential, (steps, substeps)."""
     offset = 1 if label == "end" else 0
-    fine = torch.arange(steps * substeps, dtype=like.dtype, device=like.device) + offset
-    return (fine / substeps).view(steps, substeps)
+    fine = torch.arange(offset, offset + steps * substeps, dtype=like.dtype, device=like.device)
+    return divided(fine, substeps).view(steps, substeps)
 
 
 def euler(field: Field, z: Tensor, times: Tensor, substeps: int) -> Tensor:

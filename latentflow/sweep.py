@@ -26,7 +26,8 @@ class Sweep(NamedTuple):
     """Of G networks, S substeps and M rows; activations are those of the rows where the steps start, step after step."""
 
     path: Tensor  # (1 or G, S+1, M, d)
-    squared_gradients_at_0: Tensor  # |grad u|^2 where the path starts, at time 0, (G, M)
+    starts: Tensor | None  # of the steps on it, (1 or G, S M, d); with the left-hand side
+    squared_at_0: Tensor  # |grad u|^2 where the path starts, at time 0, (G, M)
     left: Tensor | None  # of the Hamilton-Jacobi equation, (G, S M)
     log_det: Tensor | None  # of what acts, as the probe estimates it, (1 or G, S M); with it, no activations
     first: Tensor | None = None  # h_1, (G, S M, h)
@@ -120,19 +121,21 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
     tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
     first, second, back, coefficient, value = _from_step_1(found, size)
-    each, left, log_det, way = None, None, None, None
+    path = found.path(rows, tau.shape[1] - 1)
+    starts, each, left, log_det, way = None, None, None, None, None
+    squared = (found.gradients if weights is None else found.gradients[:, :size]).square().sum(-1)
     if rotated.shape[0] > 0:
         if weights is not None:  # what moves a mixture does not tell of each network
             each = torch.bmm(coefficient if value is None else slope_of(value) * coefficient, networks.input_weight)
-        gradients = found.gradients[:, size:] if each is None else each
-        left = hamilton_jacobi.left_hand_side(gradients, back, value, rate)
+        # A copy, whose gradient needs no padding to that of the path.
+        starts = path[:, :-1].clone(memory_format=torch.contiguous_format).flatten(1, 2)
+        of_steps = squared[:, size:] if each is None else each.square().sum(-1)
+        left = hamilton_jacobi.left_hand_side(of_steps, back, value, rate)
     if probe is not None:
         local, acts = (first, second, coefficient, value), None if weights is None else weights.flatten(1, 2)
         log_det, way = hutchinson.estimate(probe, hutchinson.Activations(*local), acts, matrices, substeps)
     activations = (first, second, back, coefficient, value) if probe is None else ()
-    said = Sweep(
-        found.path(rows, tau.shape[1] - 1), found.gradients[:, :size].square().sum(-1), left, log_det, *activations
-    )
+    said = Sweep(path, starts, squared[:, :size], left, log_det, *activations)
     return said, _Found(matrices, tau, rate, parts, found, each, way)
 
 
@@ -187,32 +190,32 @@ def _adjoint(
     else:
         by_first, by_second, by_back, by_coefficient, by_value = by.activations()
         by_matrices = Matrices(*map(torch.zeros_like, found.matrices))
-    by_gradients, by_rate = None, None
+    by_rate, factors = None, by.squared_at_0 + by.squared_at_0  # |grad u|^2 changes by 2 grad u
     if by.left is not None:
-        each = found.trajectory.gradients[:, size:] if found.each is None else found.each
-        by_gradients, by_q, by_u, by_rate = hamilton_jacobi.adjoint(each, back, value, found.rate, by.left)
+        by_q, by_u, by_rate = hamilton_jacobi.adjoint(back, value, found.rate, by.left)
         by_back = by_q if by_back is None else by_back + by_q
         by_value = by_u if by_value is None or by_u is None else by_value + by_u
-        if found.each is not None:
-            by_p = torch.bmm(by_gradients, networks.input_weight.mT)
+        if found.each is None:
+            factors = torch.cat((factors, by.left), 1)
+        else:
+            by_each = found.each * by.left[..., None]
+            by_p = torch.bmm(by_each, networks.input_weight.mT)
             p = coefficient
             if value is not None and by_value is not None:
                 slope = slope_of(value)
                 by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)
                 by_p, p = by_p * slope, p * slope
             by_coefficient = by_coefficient + by_p
-            by_matrices.input_weight.baddbmm_(p.mT, by_gradients)
-            by_gradients = None
-    by_at_0 = found.trajectory.gradients[:, :size] * (2 * by.squared_gradients_at_0[..., None])
+            by_matrices.input_weight.baddbmm_(p.mT, by_each)
     wanted = Wanted(
         by.path,
+        by.starts,
         by_first,
         by_second,
         torch.zeros_like(by_first) if by_back is None else by_back,
         by_coefficient,
         by_value,
-        by_gradients,
-        by_at_0,
+        found.trajectory.gradients[:, : factors.shape[1]] * factors[..., None],
         by_matrices,
     )
     given = trajectory.adjoint(

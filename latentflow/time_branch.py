@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
@@ -36,8 +35,8 @@ class Parts(NamedTuple):
     pre: Tensor  # x, (G, S, h)
     inner: Tensor  # x Phi(x) and then g W_1 e', (G, S + R, h)
     turned: Tensor  # W_1 e', (G, R, h)
-    density: Tensor | None  # phi, (G, S, h), where there are rates
-    slope: Tensor | None  # g, (G, S, h), likewise
+    density: Tensor  # phi, (G, S, h)
+    slope: Tensor  # g, (G, S, h)
 
 
 class Embedding(NamedTuple):
@@ -80,14 +79,13 @@ def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor,
     rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
     pre, turned = along[:, :count] + layers.bias_in[:, None], along[:, count:]
-    if not rated:
-        inner, density, slope = F.gelu(pre), None, None
-    else:  # what GELU and its slope share is made once
-        below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-        # A literal, for log(1 / sqrt(2 pi)): within an autograd function torch.compile takes no names of numbers.
-        density = torch.addcmul(pre.new_full((), -0.9189385332046727), pre, pre, value=-0.5).exp()
-        slope = torch.addcmul(below, pre, density)
-        inner = torch.cat((pre * below, slope[:, count - rated :] * turned), 1)
+    # What GELU and its slope share is made once. For so few numbers torch's own takes longer to be called than to work.
+    below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
+    # A literal, for log(1 / sqrt(2 pi)): within an autograd function torch.compile takes no names of numbers.
+    density = torch.addcmul(pre.new_full((), -0.9189385332046727), pre, pre, value=-0.5).exp()
+    slope, inner = torch.addcmul(below, pre, density), pre * below
+    if rated:
+        inner = torch.cat((inner, slope[:, count - rated :] * turned), 1)
     found = torch.bmm(inner, layers.weight_out.mT)
     parts = Parts(rows, pre, inner, turned, density, slope)
     return found[:, :count] + layers.bias_out[:, None], found[:, count:], parts
@@ -99,16 +97,15 @@ def adjoint(
     """The gradients of e and e', (S + R, width), where `by_rows` asks for them, and of the layers."""
     rows, pre, inner, turned, density, slope = parts
     count, late = pre.shape[1], slice(pre.shape[1] - turned.shape[1], None)
-    by_found = by_tau if by_rate is None or slope is None else torch.cat((by_tau, by_rate), 1)
+    by_found = by_tau if by_rate is None else torch.cat((by_tau, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
-    if slope is None or density is None:
-        by_along = torch.ops.aten.gelu_backward.default(by_inner, pre)
-        by_bias = by_along.sum(1)
-    else:
-        by_along, by_product = slope * by_inner[:, :count], by_inner[:, count:]
+    by_along = slope * by_inner[:, :count]
+    by_product = by_inner[:, count:]
+    if by_rate is not None:
         # g changes by (2 - x^2) phi.
         by_along[:, late].addcmul_(by_product * turned, density[:, late] * (2 - pre[:, late].square()))
-        by_bias = by_along.sum(1)
+    by_bias = by_along.sum(1)
+    if by_rate is not None:
         by_along = torch.cat((by_along, by_product * slope[:, late]), 1)
     by_layers = Layers(
         torch.bmm(by_along.mT, rows.expand(pre.shape[0], -1, -1)),

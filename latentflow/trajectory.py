@@ -62,13 +62,13 @@ class Wanted(NamedTuple):
     """The gradients of what others make of a trajectory; of activations those where the steps start, (G, S M, ...)."""
 
     path: Tensor  # (1 or G, S+1, M, d)
+    starts: Tensor | None  # where its steps start once more, (1 or G, S M, d)
     first: Tensor
     second: Tensor
     back: Tensor
     coefficient: Tensor
     value: Tensor | None
-    gradients: Tensor | None  # (G, S M, d); None of a mixture
-    gradients_at_0: Tensor  # (G, M, d)
+    gradients: Tensor  # at time 0, (G, M, d), and then where the steps start unless nobody asks, (G, (S+1) M, d)
     matrices: Matrices  # to which those of the trajectory are added in place
 
 
@@ -153,18 +153,23 @@ def adjoint(
         gate, turn = slope_2 * networks.read_out[:, None], -2 * value * moving
         at_value = by.value * slope[:, size:]
         at_2.addcmul_(at_value, gate[:, size:])
+    by_latents = by.path.unbind(1)
+    if by.starts is not None:
+        early = by.path[:, :-1]
+        by_latents = *(early + by.starts.view_as(early)).unbind(1), by_latents[-1]
     # A latent of the path has been moved by all steps before it.
-    by_motions = list(accumulate(by.path[:, 1:].unbind(1)[::-1], torch.add))
+    *by_motions, by_rows = accumulate(by_latents[::-1], torch.add)
     by_motion = divided(torch.cat(by_motions[::-1], 1), substeps)
-    if by.gradients is not None:
-        by_motion = by_motion + by.gradients
+    by_at_0 = by.gradients[:, :size]
+    if by.gradients.shape[1] > size:
+        by_motion = by_motion + by.gradients[:, size:]
     by_each = by_motion.expand(weight.shape[0], -1, -1)
     at_move = torch.baddbmm(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
     (back, to_back), (pre, to_pre), (ys, to_ys) = (room(first, steps + 1) for _ in range(3))
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
     after, by_back, by_pre, by_values, by_moves = [y if ys is None else to_ys[-1].zero_()], [], [], [], []
     at_p = None if scale is None else by.coefficient
-    at_0 = y, y, y, y, torch.bmm(by.gradients_at_0, transposed)
+    at_0 = y, y, y, y, torch.bmm(by_at_0, transposed)
     at_steps = zip(*(_blocks(x, steps) for x in (by.first, at_2, by.back, at_p, at_move)), strict=True)
     local = (slope_1, bend_1, bend_2, scale, turn, gate)
     everywhere = zip(*(_blocks(x, steps + 1) for x in local), strict=True)
@@ -197,7 +202,7 @@ def adjoint(
     by_weight = by.matrices.input_weight.baddbmm_(y.mT, rows.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(ys[:, size:].mT, trajectory.motion.expand(weight.shape[0], -1, -1))
     by_weight.baddbmm_(moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
-    by_weight.baddbmm_(moving[:, :size].mT, by.gradients_at_0)
+    by_weight.baddbmm_(moving[:, :size].mT, by_at_0)
     by_weighted = by.matrices.weighted.baddbmm_(slope_2.mT, back)
     by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
     if weights is not None and by_move is not None:
@@ -211,7 +216,7 @@ def adjoint(
     by_middle = by.matrices.hidden_weight.baddbmm_(pre.mT, first).baddbmm_(by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
-    by_rows = by.path.sum(1) + (by_start if coupling.own else by_start.sum(0, keepdim=True))
+    by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
     return Given(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
 
 

@@ -219,8 +219,8 @@ ERRORS = (
     ),
     _sweep(
         "each network of a mixture is held to the equation of the whole",
-        "gradients = found.gradients[:, size:] if each is None else each",
-        "gradients = found.gradients[:, size:]",
+        "if weights is not None:  # what moves a mixture does not tell of each network",
+        "if False:",
     ),
     _sweep(
         "the equation of a mixture's networks forgets how their output tanh changes",
