@@ -40,15 +40,17 @@ class ConvTransposeDoubling(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
         if self.out_channels < self.FEW:
-            y = self._by_windows(x)
-        else:
-            y = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding)
-        return y + self.bias.to(y.dtype)[:, None, None]  # apart, as convolutions are slow to sum up its gradient
+            return self._by_windows(x, self.bias)
+        y = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding)
+        return y.add_(self.bias.to(y.dtype)[:, None, None])  # apart, as convolutions are slow to sum up its gradient
 
-    def _by_windows(self, x: Tensor) -> Tensor:
+    def _by_windows(self, x: Tensor, bias: Tensor) -> Tensor:
         """Each window of 2x2 inputs gives 2x2 outputs: a convolution with four times the outputs, then laid out."""
         kernel = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)  # (C, C', input y, output y, x, x)
         kernel = kernel.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
         y = F.conv2d(x, kernel, padding=1)
         laid_out = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return laid_out[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        # Pixels and their few channels in one axis, along which vector registers are full.
+        rows = laid_out.flatten(2)[:, 1:-1, len(bias) : -len(bias)]
+        rows = rows + bias.to(y.dtype).repeat(rows.shape[2] // len(bias))
+        return rows.unflatten(2, (-1, len(bias))).permute(0, 3, 1, 2)
