@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves
+from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
@@ -23,8 +23,16 @@ def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
         raw: (K,).
     """
     inputs = z, acted, time, raw
-    found: Tensor = (_LogDensity.apply(*inputs) if serves() else _log_density(*inputs))[0]  # type: ignore[no-untyped-call]
-    return found
+    if torch.compiler.is_compiling():
+        _hide()
+    return _found(*inputs)[0]
+
+
+def _found(*inputs: Tensor) -> tuple[Tensor]:
+    return _LogDensity.apply(*inputs) if serves() else _log_density(*inputs)  # type: ignore[no-untyped-call]
+
+
+_hide = hidden(_found)
 
 
 def variance(acted: Tensor, time: Tensor, diffusion: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from latentflow import time_branch, values
 from latentflow.closed_form import Networks
 from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.time_branch import Layers
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
+from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves, take
 
 
 class Force(NamedTuple):
@@ -52,8 +52,16 @@ def penalty(
     if force is not None:
         of_force = force.sinusoid, *force.layers, *force.networks, force.bias
     inputs = left, at_0, weights, starts, *of_force, k, price, factor
-    found: Tensor = (_Penalty.apply(*inputs) if serves() else _penalty(*inputs))[0]  # type: ignore[no-untyped-call]
-    return found
+    if torch.compiler.is_compiling():
+        _hide()
+    return _paid(*inputs)[0]
+
+
+def _paid(*inputs: Any) -> tuple[Tensor]:
+    return _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
+
+
+_hide = hidden(_paid)
 
 
 def _penalty(*inputs: Any) -> tuple[Tensor]:

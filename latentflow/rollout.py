@@ -7,6 +7,7 @@ them in one go afterwards.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from latentflow.penalty import Force, penalty
 from latentflow.potential import NegativeForce, Potential
 from latentflow.stack import all_chosen
 from latentflow.sweep import Inputs, Start, Sweep, sweep
-from latentflow.time_branch import Embedding
+from latentflow.time_branch import Embedding, Layers
+from latentflow.written_out import hidden, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Rollout:
     layout: Layout
     z: Tensor  # (B, S+1, d)
     networks: Networks  # all of them
-    embedding: Embedding  # of time 0 and of every step
+    sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
     sweep: Sweep
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
@@ -62,7 +64,7 @@ class Rollout:
         if force is not None:
             root = force.root
             same = root.hidden == self.potential.hidden
-            sinusoid = self.embedding.sinusoid[1:] if same else root.embedding(times).sinusoid
+            sinusoid = self.sinusoid[1:] if same else root.embedding(times).sinusoid
             of_force = Force(sinusoid, root.time_layers(), root.networks(), force.bias)
         at_0, layout = self.sweep.squared_at_0, self.layout
         found = penalty(left, at_0, layout.weights, starts, of_force, layout.k, price, factor)
@@ -116,13 +118,29 @@ def roll_out(
         constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
     """
     potential.check_latents(z0)
+    networks = potential.networks()
+    if torch.compiler.is_compiling():
+        _hide()
+    which = layout.rows, layout.place, layout.weights
+    parameters = *potential.time_layers(), *networks
+    z, sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
+    return Rollout(potential, layout, z, networks, sinusoid, Sweep(*found), _versions(potential))
+
+
+def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
+    """The samples' latents, (B, S+1, d), the embedding of time 0 and of every step, and the sweep; of tensors one by one."""
+    rows, place, weights, *parameters, k, substeps, constrained = others
+    layout, given = Layout(k, rows, place, weights), iter(parameters)
+    layers, networks = take(given, Layers), take(given, Networks)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
-    embedding = potential.embedding(at_0)
+    sinusoid, rates = Embedding.of(at_0, layers.weight_in.shape[-1])
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
-    rates = embedding.rate[1:] if constrained else embedding.rate[:0]
-    start, networks = Start(layout.spread(z0), layout.weights, probe, embedding.sinusoid, rates), potential.networks()
-    found = sweep(Inputs(start, potential.time_layers(), networks, layout.k, substeps))
-    return Rollout(potential, layout, layout.collect(found.path), networks, embedding, found, _versions(potential))
+    start = Start(layout.spread(z0), weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
+    found = sweep(Inputs(start, layers, networks, k, substeps))
+    return layout.collect(found.path), sinusoid, *found
+
+
+_hide = hidden(_rolled)
 
 
 def _versions(potential: nn.Module) -> tuple[int, ...]:

@@ -25,6 +25,21 @@ def serves() -> bool:
     return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
 
 
+def hidden(function: Callable[..., Any]) -> Callable[[], bool]:
+    """To be called while torch.compile traces, so that its frontend takes `function` for one operation.
+
+    Its backend looks inside all the same. The frontend would have every name in there looked up again in each call of the
+    compiled code. To mark the function without being asked would import the frontend, which takes a second.
+    """
+
+    def mark() -> bool:
+        torch.compiler.allow_in_graph(function)  # type: ignore[no-untyped-call]
+        return True
+
+    mark._dynamo_marked_constant = True  # type: ignore[attr-defined]  # run, not traced; see torch.compiler.assume_constant_result
+    return mark
+
+
 def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
     """An array (G, N, ...) with its blocks along N, for an adjoint to write to, which costs less than to join them.
 
