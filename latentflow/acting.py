@@ -18,7 +18,7 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
-    listed: list[int] | None = None  # of labels that stay: that of each sample, where the host has read them
+    readable: bool = False  # labels that stay, which the host may read, and has found in range
 
     @property
     def steps(self) -> int:
@@ -53,13 +53,13 @@ def acting(
         row = z.new_zeros(num)
         row[label] = 1
         return Acting(row.expand(z.shape[0], steps, num), label)
-    listed = _listed(label, num)
-    if listed is None:
+    readable = _in_range(label, num)
+    if not readable:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
     one_hot = (label[..., None] == torch.arange(num, device=z.device)).to(z.dtype)
     if label.ndim == 2:
         return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), listed)
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), readable)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
@@ -83,20 +83,15 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     return k.to(device=z.device, dtype=torch.int64)
 
 
-def _listed(labels: Tensor, num: int) -> list[int] | None:
-    """Labels (B,) that are in range; of labels (B, T) the extremes suffice. None where values may not be read."""
-
-    def listed(x: Tensor) -> tuple[list[int], int, int]:
-        found = (torch.stack(x.aminmax()) if x.ndim > 1 and x.numel() > 0 else x).flatten().tolist()
-        return found, min(found, default=0), max(found, default=0)
-
-    found = read(labels, listed)
+def _in_range(labels: Tensor, num: int) -> bool:
+    """Raise unless labels are in range; False where values may not be read."""
+    found = read(labels, lambda x: torch.stack(x.aminmax()).tolist() if x.numel() > 0 else [0, 0])
     if found is None:
-        return None
-    numbers, low, high = found
+        return False
+    low, high = found
     if low < 0 or high >= num:
         raise ValueError(f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}")
-    return numbers
+    return True
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

@@ -80,40 +80,37 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     if isinstance(what.label, int):
         return Layout(what.label, None, None, None)
     # Groups need their sizes on the host, which has the labels where that costs no synchronisation; else weigh one-hot.
-    if what.listed and isinstance(what.label, Tensor) and what.label.device.type == "cpu":
-        return _grouped(what.label[:, 0], what.listed, what.weights.shape[-1])
+    labels = what.label
+    if what.readable and isinstance(labels, Tensor) and labels.device.type == "cpu" and labels.shape[0] > 0:
+        return _grouped(labels[:, 0].numpy(), what.weights.shape[-1])
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
 
 
-def _grouped(labels: Tensor, listed: list[int], num: int) -> Layout:
-    """For the label of each sample, (B,), which `listed` tells as well."""
-    counts = Counter(listed)
-    if len(counts) == 1:
-        return Layout(listed[0], None, None, None)
-    if len(set(counts.values())) == 1:  # as many of each
-        order = labels.argsort(stable=True)
-        networks = None if len(counts) == num else torch.tensor(sorted(counts))
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-        return Layout(networks, order.view(len(counts), -1), place, None)
-    return _uneven(labels.numpy(), num)
-
-
-def _uneven(labels: Numbers, num: int) -> Layout:
-    """For labels (B,) that are cut into groups of one size, and padded where they are too few."""
-    counts = np.bincount(labels, minlength=num)
-    size = _group_size(counts.tolist())
-    groups = -(-counts // size)
+def _grouped(labels: Numbers, num: int) -> Layout:
+    """For the label of each sample, (B,), of at least one: groups of one size, padded where there are too few samples."""
+    counts = np.bincount(labels)
+    each = counts.tolist()
+    sizes = {*each} - {0}
+    if len(labels) in sizes:
+        return Layout(each.index(len(labels)), None, None, None)
     order = labels.argsort(kind="stable")
-    of_row = labels[order]
-    first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
-    row = first_group[of_row] * size + np.arange(len(labels)) - first_sample[of_row]
-    rows = np.full(groups.sum() * size, order[0])
-    rows[row] = order
-    place = np.empty_like(order)
+    place, row = np.empty_like(order), np.arange(len(order))
+    if len(sizes) == 1:  # as many of each, as they usually are
+        (size,) = sizes
+        rows = order.reshape(-1, size)
+        networks = None if len(rows) == num else counts.nonzero()[0]
+    else:
+        size = _group_size(each)
+        groups = -(-counts // size)
+        first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
+        row += (first_group * size - first_sample).repeat(counts)
+        rows = np.full((groups.sum(), size), order[0])
+        rows.flat[row] = order
+        networks = None if len(groups) == num and (groups == 1).all() else np.arange(len(groups)).repeat(groups)
     place[order] = row
-    networks = None if bool((groups == 1).all()) else torch.from_numpy(np.arange(num).repeat(groups))
-    return Layout(networks, torch.from_numpy(rows.reshape(-1, size)), torch.from_numpy(place), None)
+    k = None if networks is None else torch.from_numpy(networks)
+    return Layout(k, torch.from_numpy(rows), torch.from_numpy(place), None)
 
 
 def _group_size(counts: list[int]) -> int:

@@ -206,10 +206,14 @@ ERRORS = (
     _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
     _layout(
         "the second group of a label is moved by the next network",
-        "np.arange(num).repeat(groups)",
-        "np.arange(groups.sum()) % num",
+        "networks = np.arange(len(groups)).repeat(groups)",
+        "networks = np.arange(groups.sum()) % num",
     ),
-    _layout("rows of other samples come back where labels are even", "order.argsort(), None)", "order, None)"),
+    _layout(
+        "rows of other samples come back where labels are even",
+        "rows = order.reshape(-1, size)",
+        "rows = order.reshape(size, -1).T",
+    ),
     _stack("the gradient of one network goes to another", "found[k : k + 1] = gradient", "found[:1] = gradient"),
     _stack("of two groups of a network one is learned from", "found.index_add_(", "found.index_copy_("),
     _sweep(
