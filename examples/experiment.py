@@ -97,8 +97,6 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     train.claim(fabric, settings)
     machine = hardware(fabric.device, fabric.world_size)
     seconds = train.train(fabric, model, data.draw, settings)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # whose threads would end with the interpreter, which may abort
     if not fabric.is_global_zero:
         return
     results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some)

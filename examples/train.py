@@ -185,6 +185,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
                     checkpoints.save(run.out, step + 1, model, saved | spent)
             if stop:
                 _leave(fabric, received, step + 1)
+    _disband()
     return time.monotonic() - began
 
 
@@ -288,4 +289,11 @@ def _leave(fabric: Fabric, received: list[int], step: int) -> None:
     """End this process, all of them once the first has saved; a failure of any other would have the first killed."""
     fabric.barrier()
     fabric.print(f"stopped after step {step}, which is saved; go on with --resume")
+    _disband()
     sys.exit(128 + (received[-1] if received else signal.SIGTERM) if fabric.is_global_zero else 0)
+
+
+def _disband() -> None:
+    """The processes go on by themselves: threads of theirs that end with the interpreter may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
