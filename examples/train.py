@@ -37,6 +37,8 @@ from latentflow import validate_values
 # Muon trains matrices with both sides at least HIDDEN and at most LARGEST numbers: its update of larger ones takes more time
 # than it saves.
 HIDDEN, LARGEST = 128, 2**20
+# Seconds for the threads that exchange gradients to finish what takes them microseconds.
+GRACE = 1.0
 # What torch.compile calls on a CPU.
 COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
@@ -294,6 +296,12 @@ def _leave(fabric: Fabric, received: list[int], step: int) -> None:
 
 
 def _disband() -> None:
-    """The processes go on by themselves: threads of theirs that end with the interpreter may abort it."""
+    """The processes go on by themselves.
+
+    A thread of gloo's may not yet have let go of the tensors of the last exchange, for which it needs the interpreter, while
+    whoever ends the group waits for the thread and keeps the interpreter: each would wait for the other, or the interpreter
+    end before the thread and abort. So the thread is given time.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        time.sleep(GRACE)
         torch.distributed.destroy_process_group()

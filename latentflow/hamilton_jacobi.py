@@ -31,9 +31,7 @@ def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
     return torch.matmul(_by_step(back, rate), rate[..., None]).view(back.shape[:2])
 
 
-def adjoint(
-    back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def adjoint(back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """The gradients of q, u and tau', for that of the left-hand side, (G, S M), which is also that of |grad u|^2 / 2."""
     by_left = by_left[..., None]
     by_derivative, by_value = by_left, None
