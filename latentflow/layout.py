@@ -82,7 +82,8 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     # Groups need their sizes on the host, which has the labels where that costs no synchronisation; else weigh one-hot.
     labels = what.label
     if what.readable and isinstance(labels, Tensor) and labels.device.type == "cpu" and labels.shape[0] > 0:
-        return _grouped(labels[:, 0].numpy(), what.weights.shape[-1])
+        listed = labels[:, 0].tolist()  # which may be wrapped by torch.func, and then has no memory to share with numpy
+        return _grouped(np.array(listed, np.int64), what.weights.shape[-1])
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
 

@@ -42,7 +42,7 @@ def penalty(
         left: of the equation, (G, S M).
         at_0: the squared gradients at time 0, (G, M).
         weights: (G, S, M, 1) of a mixture, over whose networks all is summed up, else None.
-        starts: of the steps, (1 or G, S M, d).
+        starts: of the steps, (1 or G, S, M, d).
         force: None is f = 0.
         k: which of its networks.
         price: lambda, on the size of the force.
@@ -103,14 +103,14 @@ def _evaluate(
         acting = iter(all_chosen((*parameters, bias), k))
         layers, networks, bias = take(acting, Layers), take(acting, Networks), next(acting)
         tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
-        activations = values.evaluate(networks, starts, tau)
+        activations = values.evaluate(networks, starts.flatten(1, 2), tau)
         root = activations.value if bias is None else activations.value + bias[:, None]
         residual = torch.addcmul(left, root, root)
         of_force = _OfForce(layers, networks, parts, activations)
     each = residual.square()
     if root is not None and price > 0:
         each = torch.addcmul(each, root, root, value=price)
-    each = each.view(left.shape[0], left.shape[1] // max(1, at_0.shape[1]), at_0.shape[1])
+    each = each.view(left.shape[0], *starts.shape[1:3])
     initial = at_0
     if weights is None:
         total = each.mean(1)
@@ -157,8 +157,9 @@ class _Penalty(torch.autograd.Function):
         parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
         by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
         by_root = ((root + root).view_as(each) * by_square).view_as(root)
-        by_starts, by_tau, by_networks = values.adjoint(networks, starts, len(sinusoid), activations, by_root)
+        rows = starts.flatten(1, 2)
+        by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(sinusoid), activations, by_root)
         _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
         by_bias = None if of_force[-1] is None else by_root.sum(1)
         by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, of_force[1].shape[0])
-        return by_left.view_as(left), by_at_0, by_weights, by_starts, None, *by_force, None, None, None
+        return by_left.view_as(left), by_at_0, by_weights, by_rows.view_as(starts), None, *by_force, None, None, None

@@ -26,7 +26,7 @@ class Sweep(NamedTuple):
     """Of G networks, S substeps and M rows; activations are those of the rows where the steps start, step after step."""
 
     path: Tensor  # (1 or G, S+1, M, d)
-    starts: Tensor | None  # of the steps on it, (1 or G, S M, d); with the left-hand side
+    starts: Tensor | None  # of the steps on it, (1 or G, S, M, d); with the left-hand side
     squared_at_0: Tensor  # |grad u|^2 where the path starts, at time 0, (G, M)
     left: Tensor | None  # of the Hamilton-Jacobi equation, (G, S M)
     log_det: Tensor | None  # of what acts, as the probe estimates it, (1 or G, S M); with it, no activations
@@ -128,7 +128,7 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
         if weights is not None:  # what moves a mixture does not tell of each network
             each = torch.bmm(coefficient if value is None else slope_of(value) * coefficient, networks.input_weight)
         # A copy, whose gradient needs no padding to that of the path.
-        starts = path[:, :-1].clone(memory_format=torch.contiguous_format).flatten(1, 2)
+        starts = path[:, :-1].clone(memory_format=torch.contiguous_format)
         of_steps = squared[:, size:] if each is None else each.square().sum(-1)
         left = hamilton_jacobi.left_hand_side(of_steps, back, value, rate)
     if probe is not None:

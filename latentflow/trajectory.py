@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
     """The gradients of what others make of a trajectory; of activations those where the steps start, (G, S M, ...)."""
 
     path: Tensor  # (1 or G, S+1, M, d)
-    starts: Tensor | None  # where its steps start once more, (1 or G, S M, d)
+    starts: Tensor | None  # where its steps start once more, (1 or G, S, M, d)
     first: Tensor
     second: Tensor
     back: Tensor
@@ -155,8 +155,7 @@ def adjoint(
         at_2.addcmul_(at_value, gate[:, size:])
     by_latents = by.path.unbind(1)
     if by.starts is not None:
-        early = by.path[:, :-1]
-        by_latents = *(early + by.starts.view_as(early)).unbind(1), by_latents[-1]
+        by_latents = *(by.path[:, :-1] + by.starts).unbind(1), by_latents[-1]
     # A latent of the path has been moved by all steps before it.
     *by_motions, by_rows = accumulate(by_latents[::-1], torch.add)
     by_motion = divided(torch.cat(by_motions[::-1], 1), substeps)

@@ -122,8 +122,8 @@ ERRORS = (
     ),
     _time_branch(
         "the derivative of GELU lacks its second half",
-        "slope = torch.addcmul(below, pre, density)",
-        "slope = below",
+        "slope, inner = torch.addcmul(below, pre, density), pre * below",
+        "slope, inner = below, pre * below",
     ),
     _time_branch(
         "the slope of GELU changes as the density does",
@@ -206,8 +206,8 @@ ERRORS = (
     _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
     _layout(
         "the second group of a label is moved by the next network",
-        "networks = np.arange(len(groups)).repeat(groups)",
-        "networks = np.arange(groups.sum()) % num",
+        "np.arange(len(groups)).repeat(groups)",
+        "np.arange(groups.sum()) % num",
     ),
     _layout(
         "rows of other samples come back where labels are even",
@@ -218,8 +218,8 @@ ERRORS = (
     _stack("of two groups of a network one is learned from", "found.index_add_(", "found.index_copy_("),
     _sweep(
         "the initial term is a mean over dimensions",
-        "found.gradients[:, :size].square().sum(-1)",
-        "found.gradients[:, :size].square().mean(-1)",
+        "squared[:, :size], left, log_det",
+        "squared[:, :size] / rows.shape[2], left, log_det",
     ),
     _sweep(
         "each network of a mixture is held to the equation of the whole",
@@ -231,7 +231,7 @@ ERRORS = (
         "by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)",
         "pass",
     ),
-    _rollout("the potentials change as they did a step before", "embedding.rate[1:]", "embedding.rate[:-1]"),
+    _rollout("the potentials change as they did a step before", "rates[1:]", "rates[:-1]"),
     _penalty(
         "the initial term of a mixture takes the weights of the last step",
         "(at_0 * weights[:, 0])",
@@ -264,8 +264,13 @@ ERRORS = (
     ),
     _trajectory(
         "later latents of the path send nothing back",
-        "list(accumulate(by.path[:, 1:].unbind(1)[::-1], torch.add))",
-        "list(by.path[:, 1:].unbind(1)[::-1])",
+        "accumulate(by_latents[::-1], torch.add)",
+        "by_latents[::-1]",
+    ),
+    _trajectory(
+        "where the force pulls sends nothing back",
+        "if by.starts is not None:",
+        "if False:",
     ),
     _constraint(
         "mean for sum in the gradient's square",
@@ -274,8 +279,8 @@ ERRORS = (
     ),
     _hamilton_jacobi(
         "missing factor ½ in the Hamilton-Jacobi equation",
-        "torch.add(derivative, gradients.square().sum(-1), alpha=0.5)",
-        "torch.add(derivative, gradients.square().sum(-1))",
+        "torch.add(derivative, squared, alpha=0.5)",
+        "torch.add(derivative, squared)",
     ),
     _constraint("missing factor ½ in the residual", "rate + 0.5 * gradients.square()", "rate + gradients.square()"),
     _constraint(
@@ -313,7 +318,7 @@ ERRORS = (
         "torch.where(raw > 0, grad, torch.zeros_like(grad))",
     ),
     _heat("D may become negative", "diffusion = raw.clamp_min(0)", "diffusion = raw"),
-    _heat("missing factor 2 in the heat equation's variance", "(2 * time)", "time"),
+    _heat("missing factor 2 in the heat equation's variance", "time + time)", "time)"),
     _heat(
         "the logarithm of the variance counts once, not in each dimension",
         "variance.log() + 1.8378770664093453, alpha=dim)",

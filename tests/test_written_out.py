@@ -78,7 +78,7 @@ def moved_alone(kind, bounded, seed, substeps=1):
 def penalised(kind, bounded, seed, substeps=1):
     _, weights, parameters, together, k, num = what_moves(kind, bounded, seed)
     left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
-    starts = randn(1 if weights else num, STEPS * ROWS, DIM, seed=seed + 5)
+    starts = randn(1 if weights else num, STEPS, ROWS, DIM, seed=seed + 5)
     bias = randn(STACK[kind][0], seed=seed + 6)
     price, sinusoid = 0.3 * (seed % 2), Embedding.of(rand(STEPS, seed=seed), 4).sinusoid
 
@@ -92,7 +92,7 @@ def penalised(kind, bounded, seed, substeps=1):
 def penalised_without_a_force(kind, bounded, seed, substeps=1):
     _, weights, _, _, k, num = what_moves(kind, bounded, seed)
     left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
-    starts = randn(1 if weights else num, STEPS * ROWS, DIM, seed=seed + 5)
+    starts = randn(1 if weights else num, STEPS, ROWS, DIM, seed=seed + 5)
 
     def function(left, at_0, *weights):
         return penalty(left, at_0, weights[0] if weights else None, starts.to(left), None, k, 0.0, 0.7)
