@@ -122,7 +122,13 @@ def test_without_gradients_nothing_is_kept_and_a_saved_path_leaves_its_activatio
     torch.testing.assert_close(loaded.z, path.z.detach())
 
 
-@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=12), group=groups_cost, seed=seeds)
+few_labels = st.lists(st.integers(0, 4), min_size=1, max_size=12)
+even_labels = st.builds(
+    lambda labels, times: labels * times, st.lists(st.integers(0, 4), unique=True, min_size=2), st.integers(2, 3)
+)
+
+
+@given(labels=few_labels | even_labels.flatmap(st.permutations), group=groups_cost, seed=seeds)
 def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, seed):
     potential, batch = make_potential(3, 5), len(labels)
     z0 = gaussian(batch, 3).mean + 0.1 * seed % 3
