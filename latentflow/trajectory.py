@@ -153,11 +153,11 @@ def adjoint(
         gate, turn = slope_2 * networks.read_out[:, None], -2 * value * moving
         at_value = by.value * slope[:, size:]
         at_2.addcmul_(at_value, gate[:, size:])
-    by_latents = by.path.unbind(1)
+    by_starts, by_end = by.path[:, :-1], by.path[:, -1]
     if by.starts is not None:
-        by_latents = *(by.path[:, :-1] + by.starts).unbind(1), by_latents[-1]
+        by_starts = by_starts + by.starts
     # A latent of the path has been moved by all steps before it.
-    *by_motions, by_rows = accumulate(by_latents[::-1], torch.add)
+    by_motions = list(accumulate((by_end, *by_starts[:, 1:].unbind(1)[::-1]), torch.add))
     by_motion = divided(torch.cat(by_motions[::-1], 1), substeps)
     by_at_0 = by.gradients[:, :size]
     if by.gradients.shape[1] > size:
@@ -215,7 +215,7 @@ def adjoint(
     by_middle = by.matrices.hidden_weight.baddbmm_(pre.mT, first).baddbmm_(by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
-    by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
+    by_rows = by_starts.sum(1) + by_end + (by_start if coupling.own else by_start.sum(0, keepdim=True))
     return Given(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
 
 

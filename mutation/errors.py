@@ -264,8 +264,8 @@ ERRORS = (
     ),
     _trajectory(
         "later latents of the path send nothing back",
-        "accumulate(by_latents[::-1], torch.add)",
-        "by_latents[::-1]",
+        "list(accumulate((by_end, *by_starts[:, 1:].unbind(1)[::-1]), torch.add))",
+        "[by_end, *by_starts[:, 1:].unbind(1)[::-1]]",
     ),
     _trajectory(
         "where the force pulls sends nothing back",
