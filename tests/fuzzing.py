@@ -225,7 +225,7 @@ def inside_zip(content: bytes, rng: Random, marker: Path) -> bytes:
                 if name == victim:
                     hostile = rng.random() < 0.2
                     member = _one_of(HOSTILE, rng)(marker) if hostile else _one_of(BYTES, rng)(member, rng)
-                new.writestr(name, member)
+                new.writestr(zipfile.ZipInfo(name), member)  # a name alone would be dated by the clock
     except Exception:  # what to damage was damaged before
         return content
     return packed.getvalue()

@@ -1,8 +1,10 @@
 """A few damaged files of each kind; ``python -m tests.fuzz`` takes thousands. And that the fuzzer sees what it looks for."""
 
+import io
 import pickle
 import re
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.fuzz import CHANGED, REFUSED, UNCHANGED, Trial, fuzz, lines, table
 from tests.fuzz_cases import CASES, Case
-from tests.fuzzing import BYTES, FOLDER, HOSTILE, mutated, write_files
+from tests.fuzzing import BYTES, FOLDER, HOSTILE, inside_zip, mutated, write_files
 
 
 def test_no_reader_breaks_and_none_is_deceived() -> None:
@@ -45,6 +47,15 @@ def test_damage_is_the_same_for_the_same_seed_and_other_for_another(tmp_path: Pa
     assert many == again
     assert len({repr(files) for files in many}) > 200
     assert FILES not in many
+
+
+def test_a_damaged_archive_is_not_dated_by_the_clock(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    np.savez(packed, first=np.arange(3), second=np.arange(4))
+    damaged = inside_zip(packed.getvalue(), np.random.default_rng(0), tmp_path)
+    assert damaged != packed.getvalue()
+    with zipfile.ZipFile(io.BytesIO(damaged)) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 @pytest.mark.parametrize("damage", BYTES)
