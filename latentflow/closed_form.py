@@ -22,6 +22,7 @@ from torch import Tensor
 from latentflow.curvature import Curvature
 from latentflow.hamilton_jacobi import time_derivative
 from latentflow.hessian_product import coefficient_of_product, curvature_of_output
+from latentflow.product import plus_product
 from latentflow.tanh import slope_of, through_tanh
 
 
@@ -171,7 +172,7 @@ class Local:
 def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
     """Evaluate the networks at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     first = torch.tanh(first_layer(networks, rows))
-    pre_2 = torch.baddbmm(networks.hidden_bias[:, None], at_times(first, tau), networks.hidden_weight.mT)
+    pre_2 = plus_product(networks.hidden_bias[:, None], at_times(first, tau), networks.hidden_weight.mT)
     second = torch.tanh(pre_2)
     back = torch.bmm(slope_of(second), networks.weighted())
     coefficient = through_tanh(back, first)
@@ -182,7 +183,7 @@ def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:
 def first_layer(networks: Networks, rows: Tensor) -> Tensor:
     """The inputs A z + a of the first tanh, (G, N, h)."""
     weight = networks.input_weight
-    return torch.baddbmm(networks.input_bias[:, None], rows.expand(weight.shape[0], -1, -1), weight.mT)
+    return plus_product(networks.input_bias[:, None], rows.expand(weight.shape[0], -1, -1), weight.mT)
 
 
 def along_inputs(networks: Networks, rows: Tensor) -> Tensor:

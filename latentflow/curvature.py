@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.forward_mode import carries_tangent
+from latentflow.product import plus_product
 from latentflow.validate import holds
 from latentflow.written_out import apart_from_autocast
 
@@ -52,12 +53,12 @@ class Curvature(NamedTuple):
     def _added_to(self, matrix: Tensor) -> Tensor:
         size = self.basis.shape[-1]
         if self.many():
-            start = torch.baddbmm(matrix.flatten(), self.inner, _pairs(self.basis)).view(-1, size, size)
+            start = plus_product(matrix.flatten(), self.inner, _pairs(self.basis)).view(-1, size, size)
         else:
             basis = self.basis[:, None]
             start = (matrix + (basis * self.inner[..., None]).mT @ basis).flatten(0, 1)
         bent = (self.layers * self.outer[..., None]).flatten(0, 1).mT
-        total = torch.baddbmm(start, bent, self.layers.flatten(0, 1))
+        total = plus_product(start, bent, self.layers.flatten(0, 1))
         return total.view(*self.outer.shape[:2], size, size)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latentflow.product import twice_negative
 from latentflow.tanh import slope_of, through_tanh
 
 
@@ -47,8 +48,3 @@ def curvature_of_output(value: Tensor) -> tuple[Tensor, Tensor]:
     """U' and u'' of the output tanh, from its value u."""
     slope = slope_of(value)
     return slope, -2 * value * slope
-
-
-def twice_negative(left: Tensor, right: Tensor) -> Tensor:
-    """-2 times the product, in one kernel."""
-    return torch.baddbmm(left.new_zeros(()), left, right, beta=0, alpha=-2)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.closed_form import Matrices
-from latentflow.hessian_product import Parts, coefficient_of_product, curvature_of_output, twice_negative
+from latentflow.hessian_product import Parts, coefficient_of_product, curvature_of_output
+from latentflow.product import add_product, twice_negative
 from latentflow.tanh import through_tanh
 from latentflow.trajectory import divided
 
@@ -123,7 +124,7 @@ def adjoint(
         Activations(by_first, by_second, by_coefficient, by_value),
         by_weights,
         Matrices(
-            by_weight.baddbmm_(by_along.mT, probe.expand(by_along.shape[0], -1, -1)),
+            add_product(by_weight, by_along.mT, probe.expand(by_along.shape[0], -1, -1)),
             torch.bmm(by_bent.mT, parts.inner),
             twice_negative(parts.curved.mT, by_back),
         ),

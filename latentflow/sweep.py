@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
 from latentflow.closed_form import Matrices, Networks
+from latentflow.product import add_product
 from latentflow.stack import Choice, all_chosen, each_to_all
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
@@ -206,7 +207,7 @@ def _adjoint(
                 by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)
                 by_p, p = by_p * slope, p * slope
             by_coefficient = by_coefficient + by_p
-            by_matrices.input_weight.baddbmm_(p.mT, by_each)
+            add_product(by_matrices.input_weight, p.mT, by_each)
     wanted = Wanted(
         by.path,
         by.starts,

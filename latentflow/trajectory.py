@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Matrices, Networks, first_layer
+from latentflow.product import add_product, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import room
 
@@ -50,7 +51,7 @@ class Trajectory(NamedTuple):
     motion: Tensor  # how far each step moves the latents, (1 or G, S M, d)
     gradients: Tensor  # grad u, times the weights, (G, (S+1) M, d)
     activations: Activations
-    square: Tensor | None  # A A^T, (G, h, h), of networks that move rows of their own
+    square: Tensor | None  # A A^T / n, (G, h, h), of networks that move rows of their own
 
     def path(self, rows: Tensor, steps: int) -> Tensor:
         """The latents, (1 or G, S+1, M, d), that start at `rows`, (1 or G, M, d)."""
@@ -96,7 +97,7 @@ def follow(
     """
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
     coupling = _Coupling.of(weight, rows, substeps)
-    shift = torch.baddbmm(networks.hidden_bias[:, None], tau, middle)
+    shift = plus_product(networks.hidden_bias[:, None], tau, middle)
     acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
     y = first_layer(networks, rows)
     found: list[Activations] = []
@@ -106,7 +107,7 @@ def follow(
             y = coupling.added(y, found[-1].moving)
         if block != 1:  # which starts where time 0 does
             first = torch.tanh(y)
-        second = torch.tanh(torch.baddbmm(now, first, middle))
+        second = torch.tanh(plus_product(now, first, middle))
         back = torch.bmm(through_tanh(one, second), weighted)
         coefficient = through_tanh(back, first)
         scale, value = _scale(second, active, networks)
@@ -163,7 +164,7 @@ def adjoint(
     if by.gradients.shape[1] > size:
         by_motion = by_motion + by.gradients[:, size:]
     by_each = by_motion.expand(weight.shape[0], -1, -1)
-    at_move = torch.baddbmm(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+    at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
     (back, to_back), (pre, to_pre), (ys, to_ys) = (room(first, steps + 1) for _ in range(3))
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
     after, by_back, by_pre, by_values, by_moves = [y if ys is None else to_ys[-1].zero_()], [], [], [], []
@@ -187,7 +188,7 @@ def adjoint(
         by_pre.append(pre_2)
         by_values.append(by_v)
         by_moves.append(by_move if weights_too else None)
-        y = torch.addcmul(y, torch.baddbmm(at_1, pre_2, middle), s_1)
+        y = torch.addcmul(y, plus_product(at_1, pre_2, middle), s_1)
         # By what the step before has led to, or at last by the rows: what the first step says is part of that.
         y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])
         after.append(y)
@@ -198,11 +199,11 @@ def adjoint(
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
     by_moved = torch.bmm(ys, weight)
     by_motion = by_motion + coupling.to_latents(by_moved[:, size:])
-    by_weight = by.matrices.input_weight.baddbmm_(y.mT, rows.expand(weight.shape[0], -1, -1))
-    by_weight.baddbmm_(ys[:, size:].mT, trajectory.motion.expand(weight.shape[0], -1, -1))
-    by_weight.baddbmm_(moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
-    by_weight.baddbmm_(moving[:, :size].mT, by_at_0)
-    by_weighted = by.matrices.weighted.baddbmm_(slope_2.mT, back)
+    by_weight = add_product(by.matrices.input_weight, y.mT, rows.expand(weight.shape[0], -1, -1))
+    add_product(by_weight, ys[:, size:].mT, trajectory.motion.expand(weight.shape[0], -1, -1))
+    add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
+    add_product(by_weight, moving[:, :size].mT, by_at_0)
+    by_weighted = add_product(by.matrices.weighted, slope_2.mT, back)
     by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
     if weights is not None and by_move is not None:
         by_scale = (by_move * coefficient).sum(-1, keepdim=True)
@@ -212,7 +213,8 @@ def adjoint(
         by_v[:, size:].add_(at_value)
         by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
     by_start, by_shift = by_moved[:, :size], pre.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
-    by_middle = by.matrices.hidden_weight.baddbmm_(pre.mT, first).baddbmm_(by_shift.mT, tau)
+    by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
+    add_product(by_middle, by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
     by_rows = by_starts.sum(1) + by_end + (by_start if coupling.own else by_start.sum(0, keepdim=True))
@@ -223,12 +225,13 @@ class _Coupling(NamedTuple):
     """C / n, which is its own adjoint."""
 
     weight: Tensor  # A, (G, h, d)
-    square: Tensor | None  # A A^T, (G, h, h), of networks that move rows of their own
+    square: Tensor | None  # A A^T / n, (G, h, h), of networks that move rows of their own
     substeps: int
 
     @classmethod
     def of(cls, weight: Tensor, rows: Tensor, substeps: int) -> _Coupling:
-        return cls(weight, torch.bmm(weight, weight.mT) if rows.shape[0] == weight.shape[0] else None, substeps)
+        own = rows.shape[0] == weight.shape[0]
+        return cls(weight, divided(torch.bmm(weight, weight.mT), substeps) if own else None, substeps)
 
     @property
     def own(self) -> bool:
@@ -238,9 +241,9 @@ class _Coupling(NamedTuple):
     def added(self, y: Tensor, p: Tensor) -> Tensor:
         """The sum y + C(p) / n, (G, N, h)."""
         if self.square is not None:
-            return torch.baddbmm(y, p, self.square, alpha=1 / self.substeps)
+            return plus_product(y, p, self.square)
         motion = self.to_latents(torch.bmm(p, self.weight))
-        return torch.baddbmm(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
+        return plus_product(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
 
     def to_latents(self, each: Tensor) -> Tensor:
         """How far what the networks say, (G, N, d), moves latents, (1 or G, N, d)."""
@@ -269,6 +272,6 @@ def _scale(second: Tensor, weights: Tensor | None, networks: Networks) -> tuple[
     """
     if networks.output_bias is None:
         return weights, None
-    value = torch.tanh(torch.baddbmm(networks.output_bias[:, None, None], second, networks.read_out[:, :, None]))
+    value = torch.tanh(plus_product(networks.output_bias[:, None, None], second, networks.read_out[:, :, None]))
     slope = slope_of(value)
     return slope if weights is None else slope * weights, value

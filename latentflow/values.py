@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
+from latentflow.product import plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
 
@@ -36,7 +37,7 @@ def evaluate(networks: Networks, rows: Tensor, tau: Tensor) -> Activations:
     """The `values`, and what `adjoint` takes."""
     first = torch.tanh(first_layer(networks, rows))
     timed = at_times(first, tau)
-    second = torch.tanh(torch.baddbmm(networks.hidden_bias[:, None], timed, networks.hidden_weight.mT))
+    second = torch.tanh(plus_product(networks.hidden_bias[:, None], timed, networks.hidden_weight.mT))
     return Activations(value_of(networks, second), first, timed, second)
 
 

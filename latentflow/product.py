@@ -1,0 +1,31 @@
+"""Products of stacks of matrices, scaled or added to something.
+
+PyTorch does that in one operation, which copies what is added to first. A compiler does better with two: it scales and adds
+on the way to whatever comes next.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def plus_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The sum x + left right, for x that may broadcast."""
+    if torch.compiler.is_compiling():
+        return x + torch.bmm(left, right)
+    return torch.baddbmm(x, left, right)
+
+
+def add_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The same, in place."""
+    if torch.compiler.is_compiling():
+        return x.add_(torch.bmm(left, right))
+    return x.baddbmm_(left, right)
+
+
+def twice_negative(left: Tensor, right: Tensor) -> Tensor:
+    """-2 left right."""
+    if torch.compiler.is_compiling():
+        return -2 * torch.bmm(left, right)
+    return torch.baddbmm(left.new_zeros(()), left, right, beta=0, alpha=-2)
