@@ -22,7 +22,7 @@ from torch import Tensor
 from latentflow.curvature import Curvature
 from latentflow.hamilton_jacobi import time_derivative
 from latentflow.hessian_product import coefficient_of_product, curvature_of_output
-from latentflow.product import plus_product
+from latentflow.product import plus_product, times_vectors
 from latentflow.tanh import slope_of, through_tanh
 
 
@@ -139,7 +139,7 @@ class Local:
         weight = self.networks.input_weight
         inner, outer = self._curvatures()
         trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)
-        trace = trace + torch.matmul(inner, weight.square().sum(-1)[..., None]).squeeze(-1)
+        trace = trace + times_vectors(inner, weight.square().sum(-1))
         slope, bend = self.slope, self.bend
         if slope is None or bend is None:
             return trace
@@ -201,7 +201,7 @@ def to_latents(networks: Networks, coefficient: Tensor, weights: Tensor | None) 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
     """U, (G, N), for h_2, (G, N, h)."""
-    value = torch.bmm(second, networks.read_out[:, :, None]).squeeze(-1)
+    value = times_vectors(second, networks.read_out)
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias[:, None])
 
 

@@ -110,8 +110,8 @@ class HJConstraint(nn.Module):
         check_path(path)
         with without_autocast(path.z):
             shared = path.rollout if self._may_share(path) else None
-            z = path.z[:, :-1] if shared is not None else _latents(path.z[:, :-1])  # the flow has looked at its own
-            num = derivatives.number_of_potentials(self.potential, z[:, 0])
+            z = path.z if shared is not None else _latents(path.z[:, :-1])  # the flow has looked at its own
+            num = derivatives.number_of_potentials(self.potential, z)
             if path.weights.shape[-1] != num:
                 raise ValueError(
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
@@ -121,9 +121,8 @@ class HJConstraint(nn.Module):
                 force = self.force if isinstance(self.force, NegativeForce) else None
                 total = shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
             else:
-                total = self._of_path(path, z, generator)
-            _finite("HJConstraint", total[:, None])
-            return total
+                total = self._of_path(path, z[:, : len(path.times) - 1], generator)
+            return _finite("HJConstraint", total, by_sample=True)
 
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
@@ -184,9 +183,10 @@ class HJConstraint(nn.Module):
         return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
 
 
-def _finite(name: str, x: Tensor) -> Tensor:
+def _finite(name: str, x: Tensor, *, by_sample: bool = False) -> Tensor:
     """Squares of large derivatives overflow, and derivatives may be nan where a potential is not smooth."""
-    require_finite(name, x, "look for exploding potentials, or for points where they are not smooth, or use float64")
+    fix = "look for exploding potentials, or for points where they are not smooth, or use float64"
+    require_finite(name, x, fix, by_sample=by_sample)
     return x
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentflow.product import times_vectors
 from latentflow.tanh import slope_of
 
 
@@ -28,7 +29,7 @@ def left_hand_side(squared: Tensor, back: Tensor, value: Tensor | None, rate: Te
 
 def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
     """dv/dt = q . tau'(t), (G, S M), of the potential without its output tanh."""
-    return torch.matmul(_by_step(back, rate), rate[..., None]).view(back.shape[:2])
+    return times_vectors(_by_step(back, rate).flatten(0, 1), rate.flatten(0, 1)).view(back.shape[:2])
 
 
 def adjoint(back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

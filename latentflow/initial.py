@@ -58,7 +58,7 @@ def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) 
         z0 = in_full_precision(_sample(q0, generator))
         log_q0 = _log_prob(q0, z0) if density else None
     if log_q0 is not None:
-        require_finite(_DENSITY, log_q0[:, None], _FIX)
+        require_finite(_DENSITY, log_q0, _FIX, by_sample=True)
     return z0, log_q0
 
 

@@ -54,7 +54,8 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     else:
         with without_autocast(path.z):
             kl = _kl_to_standard_normal(path)
-    require_finite("flow_kl", kl[:, None], "clamp the log-variance of the encoder, or look for exploding latents")
+    fix = "clamp the log-variance of the encoder, or look for exploding latents"
+    require_finite("flow_kl", kl, fix, by_sample=True)
     return kl
 
 

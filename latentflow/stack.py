@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 Choice = int | Tensor | None  # the one network, or that of each of G groups, (G,); None are all of them
 
@@ -26,11 +27,9 @@ def to_all(gradient: Tensor, k: Choice, num: int) -> Tensor:
     """The gradient of a whole parameter, (K, ...), for that of what was `chosen` of it."""
     if k is None or (not isinstance(k, Tensor) and num == 1):  # all of them, or the one of a stack of one
         return gradient
-    found = gradient.new_zeros(num, *gradient.shape[1:])
     if isinstance(k, Tensor):
-        return found.index_add_(0, k, gradient)
-    found[k : k + 1] = gradient
-    return found
+        return gradient.new_zeros(num, *gradient.shape[1:]).index_add_(0, k, gradient)
+    return F.pad(gradient, (*(0, 0) * (gradient.ndim - 1), k, num - k - 1))
 
 
 def each_to_all(gradients: Iterable[Tensor | None], k: Choice, num: int) -> list[Tensor | None]:

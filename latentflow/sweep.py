@@ -191,13 +191,13 @@ def _adjoint(
     else:
         by_first, by_second, by_back, by_coefficient, by_value = by.activations()
         by_matrices = Matrices(*map(torch.zeros_like, found.matrices))
-    by_rate, factors = None, by.squared_at_0 + by.squared_at_0  # |grad u|^2 changes by 2 grad u
+    by_rate, by_squared = None, None
     if by.left is not None:
         by_q, by_u, by_rate = hamilton_jacobi.adjoint(back, value, found.rate, by.left)
         by_back = by_q if by_back is None else by_back + by_q
         by_value = by_u if by_value is None or by_u is None else by_value + by_u
         if found.each is None:
-            factors = torch.cat((factors, by.left), 1)
+            by_squared = by.left
         else:
             by_each = found.each * by.left[..., None]
             by_p = torch.bmm(by_each, networks.input_weight.mT)
@@ -216,7 +216,8 @@ def _adjoint(
         torch.zeros_like(by_first) if by_back is None else by_back,
         by_coefficient,
         by_value,
-        found.trajectory.gradients[:, : factors.shape[1]] * factors[..., None],
+        by.squared_at_0 + by.squared_at_0,
+        by_squared,
         by_matrices,
     )
     given = trajectory.adjoint(

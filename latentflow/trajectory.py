@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Matrices, Networks, first_layer
+from latentflow.closed_form import Matrices, Networks, first_layer, value_of
 from latentflow.product import add_product, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import room
@@ -69,7 +69,8 @@ class Wanted(NamedTuple):
     back: Tensor
     coefficient: Tensor
     value: Tensor | None
-    gradients: Tensor  # at time 0, (G, M, d), and then where the steps start unless nobody asks, (G, (S+1) M, d)
+    squared_at_0: Tensor  # by |grad u|^2 / 2 at time 0, (G, M)
+    squared: Tensor | None  # the same where the steps start, (G, S M)
     matrices: Matrices  # to which those of the trajectory are added in place
 
 
@@ -160,9 +161,9 @@ def adjoint(
     # A latent of the path has been moved by all steps before it.
     by_motions = list(accumulate((by_end, *by_starts[:, 1:].unbind(1)[::-1]), torch.add))
     by_motion = divided(torch.cat(by_motions[::-1], 1), substeps)
-    by_at_0 = by.gradients[:, :size]
-    if by.gradients.shape[1] > size:
-        by_motion = by_motion + by.gradients[:, size:]
+    by_at_0 = trajectory.gradients[:, :size] * by.squared_at_0[..., None]
+    if by.squared is not None:
+        by_motion = torch.addcmul(by_motion, trajectory.gradients[:, size:], by.squared[..., None])
     by_each = by_motion.expand(weight.shape[0], -1, -1)
     at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
     (back, to_back), (pre, to_pre), (ys, to_ys) = (room(first, steps + 1) for _ in range(3))
@@ -272,6 +273,6 @@ def _scale(second: Tensor, weights: Tensor | None, networks: Networks) -> tuple[
     """
     if networks.output_bias is None:
         return weights, None
-    value = torch.tanh(plus_product(networks.output_bias[:, None, None], second, networks.read_out[:, :, None]))
+    value = value_of(networks, second)[..., None]
     slope = slope_of(value)
     return slope if weights is None else slope * weights, value

@@ -76,9 +76,10 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
         raise ValueError(message())
 
 
-def require_finite(name: str, x: Tensor, fix: str) -> None:
-    """Raise unless all of `x` is finite, naming the samples (first axis) that are not."""
+def require_finite(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
+    """Raise unless all of `x` is finite, naming the samples (first axis) that are not; of (B,) where it is said `by_sample`."""
     if sums_up(x) is False:  # to which an overflow suffices
+        x = x[:, None] if by_sample else x
         _require_each(name, x.isfinite(), "non-finite values", "finite numbers", fix)
 
 
