@@ -56,7 +56,7 @@ def acting(
     readable = _in_range(label, num)
     if not readable:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
-    one_hot = (label[..., None] == torch.arange(num, device=z.device)).to(z.dtype)
+    one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
     if label.ndim == 2:
         return Acting(one_hot, label)
     return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), readable)
@@ -85,7 +85,7 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
 
 def _in_range(labels: Tensor, num: int) -> bool:
     """Raise unless labels are in range; False where values may not be read."""
-    found = read(labels, lambda x: torch.stack(x.aminmax()).tolist() if x.numel() > 0 else [0, 0])
+    found = read(labels, lambda x: [end.item() for end in x.aminmax()] if x.numel() > 0 else [0, 0])
     if found is None:
         return False
     low, high = found

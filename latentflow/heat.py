@@ -37,7 +37,7 @@ _hide = hidden(_found)
 
 def variance(acted: Tensor, time: Tensor, diffusion: Tensor) -> Tensor:
     """s, (B or 1, T+1), for D, (K,); 1 where the time is 0, however large D is."""
-    return torch.addcmul(time.new_ones(()), torch.matmul(acted, diffusion), time + time)
+    return torch.addcmul(time.new_ones(()), torch.mv(acted.flatten(0, 1), diffusion).view(acted.shape[:2]), time + time)
 
 
 def projected(raw: Tensor) -> Tensor:

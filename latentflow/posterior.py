@@ -275,7 +275,7 @@ class FlowPosterior(nn.Module):
         z = fine if self.substeps == 1 else fine[:, :: self.substeps]
         if log_det is None:
             return _Rolled(z, None, None, rollout if on_grid else None)
-        value, folds = self._log_det(fine[:, :-1], times, what, rollout, log_det, generator)
+        value, folds = self._log_det(fine, times, what, rollout, log_det, generator)
         require_finite_log_det(value, self.substeps)
         if self.substeps > 1:
             per_step = (-1, what.steps, self.substeps)
@@ -284,7 +284,7 @@ class FlowPosterior(nn.Module):
 
     def _log_det(
         self,
-        z: Tensor,
+        fine: Tensor,
         times: Tensor,
         what: Acting,
         rollout: Rollout | None,
@@ -292,19 +292,21 @@ class FlowPosterior(nn.Module):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
+        if rollout is not None:
+            if log_det == "exact":
+                return rollout.log_det(self.substeps, self.memory)
+            if log_det == "hutchinson":
+                return rollout.hutchinson(), None
+            return logdet.laplacian(rollout.laplacian() / self.substeps), None
+        z = fine[:, :-1]
         here = (self.potential, z, times, what.fine(self.substeps))
         if log_det == "exact":
-            if rollout is not None:
-                return rollout.log_det(self.substeps, self.memory)
             return logdet.exact(derivatives.hessian(*here) / self.substeps)
         if log_det == "hutchinson":
-            if rollout is not None:
-                return rollout.hutchinson(), None
             probe = logdet.rademacher(z, generator)
             product = derivatives.hessian_product(*here, probe)
             return logdet.hutchinson(divided(product, self.substeps), probe), None
-        trace = derivatives.laplacian(*here) if rollout is None else rollout.laplacian()
-        return logdet.laplacian(trace / self.substeps), None
+        return logdet.laplacian(derivatives.laplacian(*here) / self.substeps), None
 
     def _field(self, what: Acting) -> solvers.Field:
         return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))

@@ -18,9 +18,9 @@ def plus_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def add_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The same, in place."""
-    if torch.compiler.is_compiling():
-        return x.add_(torch.bmm(left, right))
+    """The same, for x that nobody needs any more: it is written to, where PyTorch does so in one go."""
+    if torch.compiler.is_compiling() or not x.is_contiguous():
+        return plus_product(x, left, right)
     return x.baddbmm_(left, right)
 
 

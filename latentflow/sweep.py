@@ -190,6 +190,7 @@ def _adjoint(
         by_back = None
     else:
         by_first, by_second, by_back, by_coefficient, by_value = by.activations()
+        by_first = by_first.clone(memory_format=torch.contiguous_format)  # to be written to
         by_matrices = Matrices(*map(torch.zeros_like, found.matrices))
     by_rate, by_squared = None, None
     if by.left is not None:
@@ -207,7 +208,8 @@ def _adjoint(
                 by_value = torch.addcmul(by_value, value, (by_p * p).sum(-1, keepdim=True), value=-2)
                 by_p, p = by_p * slope, p * slope
             by_coefficient = by_coefficient + by_p
-            add_product(by_matrices.input_weight, p.mT, by_each)
+            by_weight = add_product(by_matrices.input_weight, p.mT, by_each)
+            by_matrices = by_matrices._replace(input_weight=by_weight)
     wanted = Wanted(
         by.path,
         by.starts,

@@ -14,7 +14,7 @@ each parameter in one product afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from latentflow.closed_form import Matrices, Networks, first_layer, value_of
 from latentflow.product import add_product, plus_product
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import room
+from latentflow.written_out import room, unrecorded
 
 
 class Activations(NamedTuple):
@@ -38,11 +38,14 @@ class Activations(NamedTuple):
     moving: Tensor  # p as it moves: times the slope of the output tanh, and the weights
 
     @classmethod
-    def joined(cls, blocks: list[Activations]) -> Activations:
-        *activations, values, moving = zip(*blocks, strict=True)
-        first, second, back, coefficient = (torch.cat(found, 1) for found in activations)
-        moves = coefficient if moving[0] is activations[-1][0] else torch.cat(moving, 1)
-        return cls(first, second, back, coefficient, _joined(values), moves)
+    def joined(cls, blocks: list[Activations], second: Tensor | None) -> Activations:
+        """Of all blocks; `second` where these are parts of one array."""
+        firsts, seconds, backs, coefficients, values, moving = zip(*blocks, strict=True)
+        first, back, coefficient = (torch.cat(found, 1) for found in (firsts, backs, coefficients))
+        moves = coefficient if moving[0] is coefficients[0] else torch.cat(moving, 1)
+        return cls(
+            first, torch.cat(seconds, 1) if second is None else second, back, coefficient, _joined(values), moves
+        )
 
 
 class Trajectory(NamedTuple):
@@ -64,7 +67,7 @@ class Wanted(NamedTuple):
 
     path: Tensor  # (1 or G, S+1, M, d)
     starts: Tensor | None  # where its steps start once more, (1 or G, S, M, d)
-    first: Tensor
+    first: Tensor  # to be written to
     second: Tensor
     back: Tensor
     coefficient: Tensor
@@ -98,23 +101,25 @@ def follow(
     """
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
     coupling = _Coupling.of(weight, rows, substeps)
-    shift = plus_product(networks.hidden_bias[:, None], tau, middle)
+    inputs = plus_product(networks.hidden_bias[:, None], tau, middle).transpose(0, 1)[:, :, None]
     acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
     y = first_layer(networks, rows)
     found: list[Activations] = []
-    one = y.new_ones(())
-    for block, (now, active) in enumerate(zip(shift[:, :, None].unbind(1), acts, strict=True)):
+    one, in_place = y.new_ones(()), unrecorded()
+    if in_place:  # it becomes h_2: what products are added to, torch would copy once for each step
+        inputs = inputs.expand(-1, -1, size, -1).contiguous()
+    for block, (now, active) in enumerate(zip(inputs.unbind(), acts, strict=True)):
         if block > 1:  # the step before has moved the rows
-            y = coupling.added(y, found[-1].moving)
+            y = coupling.added(y, found[-1].moving, add_product if in_place else plus_product)
         if block != 1:  # which starts where time 0 does
             first = torch.tanh(y)
-        second = torch.tanh(plus_product(now, first, middle))
+        second = now.baddbmm_(first, middle).tanh_() if in_place else torch.tanh(plus_product(now, first, middle))
         back = torch.bmm(through_tanh(one, second), weighted)
         coefficient = through_tanh(back, first)
         scale, value = _scale(second, active, networks)
         moving = coefficient if scale is None else coefficient * scale
         found.append(Activations(first, second, back, coefficient, value, moving))
-    activations = Activations.joined(found)
+    activations = Activations.joined(found, inputs.transpose(0, 1).flatten(1, 2) if in_place else None)
     gradients = torch.bmm(activations.moving, weight)
     return Trajectory(coupling.to_latents(gradients[:, size:]), gradients, activations, coupling.square)
 
@@ -155,23 +160,21 @@ def adjoint(
         gate, turn = slope_2 * networks.read_out[:, None], -2 * value * moving
         at_value = by.value * slope[:, size:]
         at_2.addcmul_(at_value, gate[:, size:])
-    by_starts, by_end = by.path[:, :-1], by.path[:, -1]
-    if by.starts is not None:
-        by_starts = by_starts + by.starts
-    # A latent of the path has been moved by all steps before it.
-    by_motions = list(accumulate((by_end, *by_starts[:, 1:].unbind(1)[::-1]), torch.add))
-    by_motion = divided(torch.cat(by_motions[::-1], 1), substeps)
+    by_rows, by_motion = _summed_up(by.path, by.starts)
+    by_motion = divided(by_motion, substeps)
     by_at_0 = trajectory.gradients[:, :size] * by.squared_at_0[..., None]
     if by.squared is not None:
         by_motion = torch.addcmul(by_motion, trajectory.gradients[:, size:], by.squared[..., None])
     by_each = by_motion.expand(weight.shape[0], -1, -1)
     at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
-    (back, to_back), (pre, to_pre), (ys, to_ys) = (room(first, steps + 1) for _ in range(3))
+    (back, to_back), (pre, to_pre) = (room(first, steps + 1) for _ in range(2))
+    at_1s = _blocks(by.first, steps)
+    ys, to_ys = (None, [None] * steps) if back is None else (by.first, at_1s)  # which are needed but once
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
-    after, by_back, by_pre, by_values, by_moves = [y if ys is None else to_ys[-1].zero_()], [], [], [], []
+    after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
     at_p = None if scale is None else by.coefficient
     at_0 = y, y, y, y, torch.bmm(by_at_0, transposed)
-    at_steps = zip(*(_blocks(x, steps) for x in (by.first, at_2, by.back, at_p, at_move)), strict=True)
+    at_steps = zip(at_1s, *(_blocks(x, steps) for x in (at_2, by.back, at_p, at_move)), strict=True)
     local = (slope_1, bend_1, bend_2, scale, turn, gate)
     everywhere = zip(*(_blocks(x, steps + 1) for x in local), strict=True)
     for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
@@ -189,7 +192,7 @@ def adjoint(
         by_pre.append(pre_2)
         by_values.append(by_v)
         by_moves.append(by_move if weights_too else None)
-        y = torch.addcmul(y, plus_product(at_1, pre_2, middle), s_1)
+        y = torch.addcmul(y, add_product(at_1, pre_2, middle), s_1)
         # By what the step before has led to, or at last by the rows: what the first step says is part of that.
         y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])
         after.append(y)
@@ -198,12 +201,12 @@ def adjoint(
         back, pre, ys = (torch.cat(blocks[::-1], 1) for blocks in (by_back, by_pre, after))
     by_v, by_move = _joined(by_values[::-1]), _joined(by_moves[::-1])
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
-    by_moved = torch.bmm(ys, weight)
-    by_motion = by_motion + coupling.to_latents(by_moved[:, size:])
+    by_moved, but_last = torch.bmm(ys, weight), slice((steps - 1) * size)
+    by_motion[:, but_last].add_(coupling.to_latents(by_moved[:, size:]))
     by_weight = add_product(by.matrices.input_weight, y.mT, rows.expand(weight.shape[0], -1, -1))
-    add_product(by_weight, ys[:, size:].mT, trajectory.motion.expand(weight.shape[0], -1, -1))
-    add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
-    add_product(by_weight, moving[:, :size].mT, by_at_0)
+    by_weight = add_product(by_weight, ys[:, size:].mT, trajectory.motion[:, but_last].expand(weight.shape[0], -1, -1))
+    by_weight = add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
+    by_weight = add_product(by_weight, moving[:, :size].mT, by_at_0)
     by_weighted = add_product(by.matrices.weighted, slope_2.mT, back)
     by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
     if weights is not None and by_move is not None:
@@ -215,10 +218,10 @@ def adjoint(
         by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
     by_start, by_shift = by_moved[:, :size], pre.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
     by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
-    add_product(by_middle, by_shift.mT, tau)
+    by_middle = add_product(by_middle, by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
-    by_rows = by_starts.sum(1) + by_end + (by_start if coupling.own else by_start.sum(0, keepdim=True))
+    by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
     return Given(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
 
 
@@ -239,16 +242,35 @@ class _Coupling(NamedTuple):
         """Whether each network moves rows of its own."""
         return self.square is not None
 
-    def added(self, y: Tensor, p: Tensor) -> Tensor:
+    def added(self, y: Tensor, p: Tensor, plus: Callable[[Tensor, Tensor, Tensor], Tensor] = add_product) -> Tensor:
         """The sum y + C(p) / n, (G, N, h)."""
         if self.square is not None:
-            return plus_product(y, p, self.square)
+            return plus(y, p, self.square)
         motion = self.to_latents(torch.bmm(p, self.weight))
-        return plus_product(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
+        return plus(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
 
     def to_latents(self, each: Tensor) -> Tensor:
         """How far what the networks say, (G, N, d), moves latents, (1 or G, N, d)."""
         return divided(each if self.own else each.sum(0, keepdim=True), self.substeps)
+
+
+def _summed_up(by_path: Tensor, by_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradients of where a path starts, (1 or G, M, d), and of each step, (1 or G, S M, d): those of all latents after it.
+
+    For those of the path, (1 or G, S+1, M, d), and once more of where its steps start, (1 or G, S, M, d).
+    """
+    if unrecorded():
+        sums = by_path.clone(memory_format=torch.contiguous_format)
+        if by_starts is not None:
+            sums[:, :-1].add_(by_starts)
+        blocks = sums.unbind(1)
+        for block, later in zip(blocks[-2::-1], blocks[:0:-1], strict=True):
+            block.add_(later)
+        return blocks[0], sums[:, 1:].flatten(1, 2)
+    starts, end = by_path[:, :-1] if by_starts is None else by_path[:, :-1] + by_starts, by_path[:, -1]
+    sums_of_steps = list(accumulate((end, *starts[:, 1:].unbind(1)[::-1]), torch.add))
+    # Summed by itself: inductor (torch 2.13) has been seen to lose it as the last of the running sums.
+    return starts.sum(1) + end, torch.cat(sums_of_steps[::-1], 1)
 
 
 def _with_time_0(weights: Tensor) -> Tensor:

@@ -25,6 +25,13 @@ def serves() -> bool:
     return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
 
 
+def unrecorded() -> bool:
+    """Whether nothing looks at single operations, so that they may write in place."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
 def hidden(function: Callable[..., Any]) -> Callable[[], bool]:
     """To be called while torch.compile traces, so that its frontend takes `function` for one operation.
 
