@@ -47,6 +47,7 @@ _hamilton_jacobi = _in("latentflow/hamilton_jacobi.py", "written_out", "rollout"
 _time_branch = _in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
 _values = _in("latentflow/values.py", "written_out", "rollout")
 _written_out = _in("latentflow/written_out.py", "written_out", "example_train")
+_product = _in("latentflow/product.py", "written_out", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
@@ -214,8 +215,14 @@ ERRORS = (
         "rows = order.reshape(-1, size)",
         "rows = order.reshape(size, -1).T",
     ),
-    _stack("the gradient of one network goes to another", "found[k : k + 1] = gradient", "found[:1] = gradient"),
-    _stack("of two groups of a network one is learned from", "found.index_add_(", "found.index_copy_("),
+    _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
+    _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),
+    _product("what a product is added to is lost", "return x.baddbmm_(left, right)", "return torch.bmm(left, right)"),
+    _sweep(
+        "a gradient that others hold is written to",
+        "by_first = by_first.clone(memory_format=torch.contiguous_format)",
+        "by_first = by_first.contiguous()",
+    ),
     _sweep(
         "the initial term is a mean over dimensions",
         "squared[:, :size], left, log_det",
@@ -254,22 +261,22 @@ ERRORS = (
     ),
     _trajectory(
         "the adjoint forgets what later steps say",
-        "y = torch.addcmul(y, torch.baddbmm(",
-        "y = torch.addcmul(torch.zeros_like(y), torch.baddbmm(",
+        "y = torch.addcmul(y, add_product(",
+        "y = torch.addcmul(torch.zeros_like(y), add_product(",
     ),
     _trajectory(
         "half of the gradient of A Aᵀ is missing",
-        "by_motion = by_motion + coupling.to_latents(by_moved[:, size:])",
-        "by_motion = by_motion + 0",
+        ".add_(coupling.to_latents(by_moved[:, size:]))",
+        ".add_(0)",
     ),
     _trajectory(
         "later latents of the path send nothing back",
-        "list(accumulate((by_end, *by_starts[:, 1:].unbind(1)[::-1]), torch.add))",
-        "[by_end, *by_starts[:, 1:].unbind(1)[::-1]]",
+        "block.add_(later)",
+        "pass",
     ),
     _trajectory(
         "where the force pulls sends nothing back",
-        "if by.starts is not None:",
+        "if by_starts is not None:",
         "if False:",
     ),
     _constraint(

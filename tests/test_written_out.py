@@ -240,6 +240,22 @@ def test_a_graph_of_gradients_can_be_kept_whatever_is_trainable(case):
         trainable.requires_grad_(False)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", STACK)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_what_others_hold_is_not_written_to(case, kind, bounded):
+    function, inputs = case(kind, bounded, 0)
+    inputs = [x.requires_grad_() for x in inputs]
+    found = function(*inputs)
+    found = found if isinstance(found, tuple) else (found,)
+    held = *inputs, *found, *(by_found := [randn(*x.shape, seed=n) for n, x in enumerate(found)])
+    before = [x.detach().clone() for x in held]
+    options = {"retain_graph": True, "materialize_grads": True}
+    once, again = (torch.autograd.grad(found, inputs, by_found, **options) for _ in range(2))
+    for x, y in zip((*held, *once), (*before, *again), strict=True):
+        assert torch.equal(x, y)
+
+
 @pytest.mark.parametrize("frozen", range(3))
 def test_what_is_frozen_gets_no_gradient_and_spoils_none(frozen):
     function, inputs = swept("groups of 2", True, 0)
