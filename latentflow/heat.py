@@ -73,7 +73,7 @@ class _Projection(torch.autograd.Function):
 
 
 def _through_projection(grad: Tensor, raw: Tensor) -> Tensor:
-    return torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))
+    return torch.where(raw < 0, grad.clamp_max(0), grad)
 
 
 def _log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:

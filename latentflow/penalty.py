@@ -113,7 +113,7 @@ def _evaluate(
     each = each.view(left.shape[0], *starts.shape[1:3])
     initial = at_0
     if weights is None:
-        total = each.mean(1)
+        total = each.sum(1) / each.shape[1]
     else:
         weights = weights[..., 0]
         total = (each * weights).sum((0, 1), keepdim=True)[0] / each.shape[1]

@@ -321,7 +321,7 @@ ERRORS = (
     ),
     _heat(
         "D at 0 receives no gradient",
-        "torch.where((raw >= 0) | (grad < 0), grad, torch.zeros_like(grad))",
+        "torch.where(raw < 0, grad.clamp_max(0), grad)",
         "torch.where(raw > 0, grad, torch.zeros_like(grad))",
     ),
     _heat("D may become negative", "diffusion = raw.clamp_min(0)", "diffusion = raw"),
