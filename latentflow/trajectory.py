@@ -59,9 +59,8 @@ class Trajectory(NamedTuple):
     def path(self, rows: Tensor, steps: int) -> Tensor:
         """The latents, (1 or G, S+1, M, d), that start at `rows`, (1 or G, M, d)."""
         moves = self.motion.view(rows.shape[0], steps, *rows.shape[1:]).unbind(1)
-        return torch.stack(list(accumulate((rows, *moves), torch.add)), 2).transpose(
-            1, 2
-        )  # in the order of `Layout.collect`
+        # In memory row after row, as `Layout.collect` wants it.
+        return torch.stack(list(accumulate((rows, *moves), torch.add)), 2).transpose(1, 2)
 
 
 class Wanted(NamedTuple):
