@@ -68,7 +68,7 @@ def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
     Raises where it is nan, which torch's `Normal` gives without a word if the square of its scale is 0 or infinite.
     """
     value = _log_prob(q0, z0)
-    require_no_nan(_DENSITY, value[:, None], _FIX)
+    require_no_nan(_DENSITY, value, _FIX, by_sample=True)
     return value
 
 

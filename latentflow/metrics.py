@@ -172,7 +172,7 @@ def importance_weighted_bound(
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
         likelihood = log_likelihood(path.z).sum(1)
-        require_no_nan("log_likelihood", likelihood[:, None], "look for exploding latents or a bad decoder")
+        require_no_nan("log_likelihood", likelihood, "look for exploding latents or a bad decoder", by_sample=True)
         log_weights.append(likelihood + log_prior - log_prob(path.q0, z0))
     return torch.stack(log_weights).logsumexp(0) - math.log(samples)
 

@@ -27,7 +27,7 @@ def add_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def times_vectors(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Of (G, N, h) and (G, h), (G, N).
 
-    The vectors as rows: with columns, the products of a stack of matrices take three times as long.
+    The vectors as rows: with columns, the products of a stack of matrices take much longer.
     """
     return torch.bmm(vectors[:, None], matrices.mT).squeeze(1)
 

@@ -181,7 +181,7 @@ def adjoint(
     for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
         (at_1, at_2, at_q, at_p, by_move), (s_1, b_1, b_2, scaled, turned, gated) = ready
         if 0 < block < steps:  # nothing is moved at time 0, and nothing comes after the last step
-            by_move = coupling.added(by_move, y)
+            by_move = coupling.added(by_move, y, add_product)
         by_p = by_move if scaled is None else torch.addcmul(at_p, by_move, scaled)
         by_v = None
         if turned is not None:
@@ -243,8 +243,8 @@ class _Coupling(NamedTuple):
         """Whether each network moves rows of its own."""
         return self.square is not None
 
-    def added(self, y: Tensor, p: Tensor, plus: Callable[[Tensor, Tensor, Tensor], Tensor] = add_product) -> Tensor:
-        """The sum y + C(p) / n, (G, N, h)."""
+    def added(self, y: Tensor, p: Tensor, plus: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum y + C(p) / n, (G, N, h); `plus` is `plus_product`, or `add_product` where nobody needs y any more."""
         if self.square is not None:
             return plus(y, p, self.square)
         motion = self.to_latents(torch.bmm(p, self.weight))

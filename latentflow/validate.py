@@ -79,14 +79,13 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
 def require_finite(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
     """Raise unless all of `x` is finite, naming the samples (first axis) that are not; of (B,) where it is said `by_sample`."""
     if sums_up(x) is False:  # to which an overflow suffices
-        x = x[:, None] if by_sample else x
-        _require_each(name, x.isfinite(), "non-finite values", "finite numbers", fix)
+        _require_each(name, x.isfinite(), by_sample, "non-finite values", "finite numbers", fix)
 
 
-def require_no_nan(name: str, x: Tensor, fix: str) -> None:
-    """Raise if any of `x` is nan, naming the samples (first axis); the log density of what cannot be may be infinite."""
+def require_no_nan(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
+    """The same for what may be infinite, as the log density of what cannot be."""
     if sums_up(x) is False:
-        _require_each(name, ~x.isnan(), "nan", "numbers", fix)
+        _require_each(name, ~x.isnan(), by_sample, "nan", "numbers", fix)
 
 
 def require_floating(name: str, x: object, fix: str) -> Tensor:
@@ -116,9 +115,9 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}; choose one of these")
 
 
-def _require_each(name: str, fine: Tensor, got: str, expected: str, fix: str) -> None:
+def _require_each(name: str, fine: Tensor, by_sample: bool, got: str, expected: str, fix: str) -> None:
     def message() -> str:
-        rows = (~fine).flatten(1).any(1).nonzero().flatten().tolist() if fine.ndim > 1 else []
+        rows = (~fine).reshape(len(fine), -1).any(1).nonzero().flatten().tolist() if by_sample or fine.ndim > 1 else []
         where = f" in samples {_shorten(rows)}" if rows else ""
         return f"{name}: got {int((~fine).sum())} {got}{where}, expected {expected}; {fix}"
 

@@ -22,21 +22,24 @@ def serves() -> bool:
     """Whether a written-out backward pass is what autograd will ask for, if for anything."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
-    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+    return not _transformed()
 
 
 def unrecorded() -> bool:
     """Whether nothing looks at single operations, so that they may write in place."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or _transformed())
+
+
+def _transformed() -> bool:
+    """Whether `torch.func` or forward mode is at work."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def hidden(function: Callable[..., Any]) -> Callable[[], bool]:
     """To be called while torch.compile traces, so that its frontend takes `function` for one operation.
 
     Its backend looks inside all the same. The frontend would have every name in there looked up again in each call of the
-    compiled code. To mark the function without being asked would import the frontend, which takes a second.
+    compiled code. To mark the function without being asked would import the frontend, which takes long.
     """
 
     def mark() -> bool:
