@@ -49,6 +49,7 @@ _values = _in("latentflow/values.py", "written_out", "rollout")
 _written_out = _in("latentflow/written_out.py", "written_out", "example_train")
 _product = _in("latentflow/product.py", "written_out", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
+_compiled = _in("latentflow/trajectory.py", "compile")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
 _heat = _in("latentflow/heat.py", "prior", "state", "written_out")
@@ -273,6 +274,11 @@ ERRORS = (
         "later latents of the path send nothing back",
         "block.add_(later)",
         "pass",
+    ),
+    _compiled(
+        "an encoder hears nothing of the last latent where the loss is compiled",
+        "return starts.sum(1) + end,",
+        "return starts.sum(1),",
     ),
     _trajectory(
         "where the force pulls sends nothing back",

@@ -56,12 +56,15 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
     compiled = torch.compile(compiled_module, fullgraph=True, dynamic=True, backend=backend)
     for batch in (5, 7, 11):
         mean = torch.randn(batch, DIM, dtype=torch.float64)
-        losses = []
-        for module in (compiled, eager):
+        losses, means = [], [mean.clone().requires_grad_() for _ in range(2)]
+        for module, start in zip((compiled, eager), means, strict=True):
             torch.manual_seed(0)
-            losses.append(module(mean, **acting(kind, batch)))
+            losses.append(module(start, **acting(kind, batch)))
             losses[-1].backward()
         torch.testing.assert_close(*losses, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(
+            *(start.grad for start in means), rtol=1e-6, atol=1e-6
+        )  # what an encoder learns from
         traced = traced or len(graphs)  # more than once where a number turns out to be a constant
     assert len(graphs) == traced, "a new batch size has recompiled the graph"
     called = {getattr(node.target, "__module__", None) for node in graphs[-1].graph.nodes if callable(node.target)}
