@@ -26,7 +26,7 @@ GROUP = 16  # another group, with its copy of a network and of its time branch, 
 class Layout:
     """Which rows the networks see. There are three kinds, all of which look alike from outside.
 
-    * one network, which sees all B samples;
+    * one network, which sees all B samples, G being the number of parts that they are cut into, see `_parts`;
     * labels: G groups of M samples, each seen by the network of its label, and padded where they are too few;
     * a mixture: every network sees all samples, and their answers are weighted.
     """
@@ -45,34 +45,34 @@ class Layout:
         """Of samples, (B, S, ...) or (B, d), as rows (1 or G, S M, ...), step after step."""
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
-            return z.transpose(0, 1).reshape(1, -1, z.shape[-1])
+            parts = 1 if self.weights is not None else _parts(z)
+            return z.view(parts, z.shape[0] // parts, *z.shape[1:]).transpose(1, 2).flatten(1, 2)
         chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
         return chosen.transpose(1, 2).flatten(1, 2)
 
     def collect(self, x: Tensor) -> Tensor:
         """Of rows, (1 or G, S, M, ...), as samples, (B, S, ...)."""
-        if self.place is None:
-            return x.squeeze(0).transpose(0, 1)  # a selection would be sent back padded with zeros
-        return x.transpose(1, 2).flatten(0, 1).index_select(0, self.place)
-
-    def each(self, x: Tensor, steps: int) -> Tensor:
-        """X (G, S M, ...) as (B, S, K', ...): of the own network with K' = 1, or of all."""
-        x = x.view(x.shape[0], steps, x.shape[1] // steps, *x.shape[2:])
-        if self.place is None:
-            return x.permute(2, 1, 0, *range(3, x.ndim))
-        return x.transpose(0, 1).flatten(1, 2).index_select(1, self.place).transpose(0, 1)[:, :, None]
+        found = x.transpose(1, 2).flatten(0, 1)
+        return found if self.place is None else found.index_select(0, self.place)
 
     def samples(self, x: Tensor) -> Tensor:
         """X (1 or G, M) as (B,)."""
-        return x.squeeze(0) if self.place is None else x.flatten().index_select(0, self.place)
+        found = x.flatten()
+        return found if self.place is None else found.index_select(0, self.place)
 
-    def total(self, x: Tensor, steps: int) -> Tensor:
-        """X (G, S M, ...) as (B, S, ...): of the own network, or the weighted sum over all."""
-        each = self.each(x, steps)
-        if self.weights is None:
-            return each[:, :, 0]
-        weights = self.weights.permute(2, 1, 0, 3)
-        return (each * weights.view(*each.shape[:3], *(1,) * (each.ndim - 3))).sum(2)
+
+def _parts(z: Tensor) -> int:
+    """Into how many parts the rows of one network are cut, for samples z (B, ...).
+
+    In compiled code for a CPU, one for each thread: a product of stacked parts gives each thread one of them, as the loops
+    around it do, so a thread finds in its own cache what it has written. Uncompiled, most loops are too small for more than
+    one thread; and where B may change, whether it can be divided would be one more reason to compile anew.
+    """
+    batch = z.shape[0]
+    if not torch.compiler.is_compiling() or z.device.type != "cpu" or type(batch) is not int:
+        return 1
+    threads = torch.get_num_threads()
+    return threads if batch > 0 and batch % threads == 0 else 1
 
 
 def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:

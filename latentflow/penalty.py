@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
-from latentflow.stack import Choice, all_chosen, each_to_all
+from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
 from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves, take
 
@@ -103,6 +103,8 @@ def _evaluate(
         acting = iter(all_chosen((*parameters, bias), k))
         layers, networks, bias = take(acting, Layers), take(acting, Networks), next(acting)
         tau, _, parts = time_branch.evaluate(sinusoid, sinusoid[:0], layers)
+        tau, *networks = in_parts((tau, *networks), starts.shape[0])
+        networks = Networks(*networks)
         activations = values.evaluate(networks, starts.flatten(1, 2), tau)
         root = activations.value if bias is None else activations.value + bias[:, None]
         residual = torch.addcmul(left, root, root)
@@ -159,7 +161,8 @@ class _Penalty(torch.autograd.Function):
         by_root = ((root + root).view_as(each) * by_square).view_as(root)
         rows = starts.flatten(1, 2)
         by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(sinusoid), activations, by_root)
-        _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
         by_bias = None if of_force[-1] is None else by_root.sum(1)
-        by_force = each_to_all((*by_layers, *by_networks, by_bias), ctx.k, of_force[1].shape[0])
+        by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
+        _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
+        by_force = each_to_all((*by_layers, *by_others), ctx.k, of_force[1].shape[0])
         return by_left.view_as(left), by_at_0, by_weights, by_rows.view_as(starts), None, *by_force, None, None, None

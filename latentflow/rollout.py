@@ -47,7 +47,12 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        return Local.of(Networks(*all_chosen(self.networks, self.layout.k)), *self.sweep.activations())
+        networks = Networks(*all_chosen(self.networks, self.layout.k))
+        num, (*of_hidden, value) = networks.input_weight.shape[0], self.sweep.activations()
+        first, second, back, coefficient = (x.reshape(num, -1, x.shape[-1]) for x in of_hidden)  # the parts in one
+        return Local.of(
+            networks, first, second, back, coefficient, None if value is None else value.reshape(num, -1, 1)
+        )
 
     def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:
         """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
@@ -89,11 +94,12 @@ class Rollout:
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M) as (B, S)."""
-        return self.layout.collect(x.view(x.shape[0], self.steps, -1))
+        return self.layout.collect(x.view(self.sweep.path.shape[0], self.steps, -1))
 
     def laplacian(self) -> Tensor:
         """Tr H of what acts, (B, S)."""
-        return self.layout.total(self.local.laplacian(), self.steps)
+        weights, each = self.layout.weights_of_rows, self.local.laplacian()
+        return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0))
 
 
 def roll_out(

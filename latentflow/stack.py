@@ -23,6 +23,16 @@ def all_chosen(parameters: Iterable[Tensor | None], k: Choice) -> list[Any]:
     return [None if parameter is None else chosen(parameter, k) for parameter in parameters]
 
 
+def in_parts(networks: Iterable[Tensor | None], num: int) -> list[Any]:
+    """One network for each of `num` parts of its rows, (num, ...) of (1, ...); more networks as they are."""
+    return [x if x is None or num == 1 or x.shape[0] > 1 else x.expand(num, *x.shape[1:]) for x in networks]
+
+
+def of_parts(gradients: Iterable[Tensor | None], num: int) -> list[Any]:
+    """The gradients of what was put `in_parts`, for `num` networks."""
+    return [x if x is None or x.shape[0] == num else x.sum(0, keepdim=True) for x in gradients]
+
+
 def to_all(gradient: Tensor, k: Choice, num: int) -> Tensor:
     """The gradient of a whole parameter, (K, ...), for that of what was `chosen` of it."""
     if k is None or (not isinstance(k, Tensor) and num == 1):  # all of them, or the one of a stack of one

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
 from latentflow.closed_form import Matrices, Networks
 from latentflow.product import add_product
-from latentflow.stack import Choice, all_chosen, each_to_all
+from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory, Wanted
@@ -71,7 +71,8 @@ class Inputs(NamedTuple):
         *tensors, k, substeps = flat
         given = iter(tensors)
         start, parameters = take(given, Start), iter(all_chosen(given, k))
-        return cls(start, take(parameters, Layers), take(parameters, Networks), k, substeps)
+        layers, networks = take(parameters, Layers), in_parts(take(parameters, Networks), start.rows.shape[0])
+        return cls(start, layers, Networks(*networks), k, substeps)
 
     def flat(self) -> tuple[Any, ...]:
         return *self.start, *self.layers, *self.networks, self.k, self.substeps
@@ -120,6 +121,7 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
     (rows, weights, probe, sinusoid, rotated), layers, networks, _, substeps = inputs
     matrices, size = Matrices.of(networks), rows.shape[1]
     tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
+    tau, rate = in_parts((tau, rate), rows.shape[0])
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
     first, second, back, coefficient, value = _from_step_1(found, size)
     path = found.path(rows, tau.shape[1] - 1)
@@ -228,5 +230,7 @@ def _adjoint(
     by_weights = given.weights
     if by_acts is not None and by_weights is not None:
         by_weights = by_weights + by_acts.view_as(by_weights)
-    _, by_layers = time_branch.adjoint(layers, found.parts, given.tau, by_rate)
-    return given.rows, by_weights, by_layers, given.networks
+    num = layers.weight_in.shape[0]
+    by_tau, by_rate = of_parts((given.tau, by_rate), num)
+    _, by_layers = time_branch.adjoint(layers, found.parts, by_tau, by_rate)
+    return given.rows, by_weights, by_layers, Networks(*of_parts(given.networks, num))

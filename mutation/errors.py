@@ -217,8 +217,14 @@ ERRORS = (
         "rows = order.reshape(size, -1).T",
     ),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
+    _stack("of a network in parts the first is learned from", "else x.sum(0, keepdim=True)", "else x[:1]"),
     _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),
     _product("what a product is added to is lost", "return x.baddbmm_(left, right)", "return torch.bmm(left, right)"),
+    _rollout(
+        "log-determinants of a network in parts come back in another order",
+        "x.view(self.sweep.path.shape[0], self.steps, -1)",
+        "x.view(x.shape[0], self.steps, -1)",
+    ),
     _sweep(
         "a gradient that others hold is written to",
         "by_first = by_first.clone(memory_format=torch.contiguous_format)",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl, layout
 from tests.problems import make_potential
 
 DIM, NUM, STEPS = 4, 3, 3
@@ -71,6 +71,28 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
     # The frontend takes each of these for one operation: it would have every name in there looked up in each call.
     assert {"latentflow.rollout", "latentflow.penalty", *["latentflow.heat"] * (log_det is not None)} <= called
     for (name, ours), truth in zip(compiled_module.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("log_det", ["exact", "hutchinson", "laplacian", None])
+def test_compiled_for_a_known_batch_a_network_in_parts_learns_what_it_does_in_eager_mode(log_det, monkeypatch):
+    torch._dynamo.reset()
+    parts_of, seen = layout._parts, []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(layout, "_parts", lambda z: seen.append(parts_of(z)) or seen[-1])
+    eager = Loss(log_det)
+    modules, losses = (copy.deepcopy(eager), eager), []
+    means = [torch.linspace(-1, 1, 6 * DIM, dtype=torch.float64).view(6, DIM).requires_grad_() for _ in modules]
+    ways = torch.compile(modules[0], fullgraph=True, dynamic=False, backend="aot_eager"), eager
+    for way, parts, mean in zip(ways, (3, 1), means, strict=True):
+        seen.clear()
+        torch.manual_seed(0)
+        losses.append(way(mean, k=1))
+        losses[-1].backward()
+        assert set(seen) == {parts}
+    torch.testing.assert_close(*losses, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(*(mean.grad for mean in means), rtol=1e-6, atol=1e-6)
+    for (name, ours), truth in zip(modules[0].named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
 
 

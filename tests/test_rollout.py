@@ -65,6 +65,37 @@ def test_every_number_and_gradient_is_that_of_the_plain_route(potential, kind, l
         assert (ours - truth).abs().max() < 1e-10 * scale
 
 
+@given(
+    potential=potentials(),
+    log_det=st.sampled_from(["exact", "hutchinson", "laplacian", None]),
+    substeps=st.sampled_from([1, 2]),
+    num=st.integers(2, 3),
+    each=st.integers(1, 3),
+    seed=seeds,
+)
+def test_cut_into_parts_a_network_says_and_learns_the_same(potential, log_det, substeps, num, each, seed):
+    force, batch = NegativeForce(potential.dim, potential.num, dtype=torch.float64), num * each
+    q0 = gaussian(batch, potential.dim)
+    start, parameters = q0.mean.clone().requires_grad_(), [*potential.parameters(), *force.parameters()]
+    q0, results = Independent(Normal(start, torch.ones_like(start)), 1), []
+    for parts in (num, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layout, "_parts", lambda z, parts=parts: parts)
+            generator = torch.Generator().manual_seed(seed)
+            path = FlowPosterior(potential, log_det, substeps=substeps)(
+                q0, potential.num - 1, steps=3, generator=generator
+            )
+        found = [path.z, HJConstraint(potential, force)(path), *([] if log_det is None else [path.log_q])]
+        loss = sum((x * rand(*x.shape, seed=seed)).sum() for x in found)
+        wanted = [start, *parameters]
+        gradients = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+        gradients = [x for x in gradients if x is not None]
+        again = torch.autograd.grad(sum(x.square().sum() for x in gradients), wanted, allow_unused=True)
+        results.append([*found, *gradients, *(x for x in again if x is not None)])
+    for ours, truth in zip(*results, strict=True):
+        assert (ours - truth).abs().max() < 1e-10 * (1 + truth.abs().max())
+
+
 @pytest.mark.parametrize("kind", ["int", "labels", "switching", "weights"])
 def test_sharing_spares_work_and_changes_nothing(kind, monkeypatch):
     potential = make_potential(4, 3)
@@ -157,6 +188,14 @@ def test_a_batch_of_one_label_costs_what_the_number_costs():
     for k in (5, torch.full((128,), 5)):
         path = FlowPosterior(potential)(q0, k, steps=1)
         assert path.rollout.local.first.shape[:2] == (1, 128)
+
+
+def test_compiled_for_a_known_batch_each_thread_of_a_cpu_has_a_part_of_one_network_s_rows(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert layout._parts(torch.zeros(6, 2)) == 1
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert [layout._parts(torch.zeros(batch, 2)) for batch in (6, 7, 2, 0)] == [3, 1, 1, 1]
+    assert layout._parts(torch.zeros(6, 2, device="meta")) == 1
 
 
 def test_even_labels_of_all_potentials_need_no_copy_of_them():
