@@ -18,7 +18,8 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
-    readable: bool = False  # labels that stay, which the host may read, and has found in range
+    constant: bool = False  # labels (B, T) that stay the same along the path
+    readable: bool = False  # which the host may read, and has found in range
 
     @property
     def steps(self) -> int:
@@ -59,7 +60,7 @@ def acting(
     one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
     if label.ndim == 2:
         return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), readable)
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), True, readable)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:

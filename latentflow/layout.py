@@ -1,25 +1,17 @@
-"""Which rows the stacked networks see, so that labels never pay for potentials that do not act.
-
-A batched product gives every network as many rows. Labels are seldom so even: a batch of one transformation, given by a tensor
-of labels, has all its samples at one of K networks. So the samples of a label are cut into groups of one size, and a network
-is repeated for as many groups as it has; networks without samples are left out.
-"""
+"""Which rows the stacked networks see, and which of the networks."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from latentflow import groups
 from latentflow.acting import Acting
 from latentflow.stack import Choice
-
-Numbers = npt.NDArray[np.int64]
-GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
+from latentflow.written_out import transformed
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +44,15 @@ class Layout:
 
     def collect(self, x: Tensor) -> Tensor:
         """Of rows, (1 or G, S, M, ...), as samples, (B, S, ...)."""
-        found = x.transpose(1, 2).flatten(0, 1)
-        return found if self.place is None else found.index_select(0, self.place)
+        return self._of_samples(x.transpose(1, 2).flatten(0, 1))
 
     def samples(self, x: Tensor) -> Tensor:
         """X (1 or G, M) as (B,)."""
-        found = x.flatten()
-        return found if self.place is None else found.index_select(0, self.place)
+        return self._of_samples(x.flatten())
+
+    def _of_samples(self, x: Tensor) -> Tensor:
+        """Of all rows, (G M, ...), those of the samples, (B, ...)."""
+        return x if self.place is None else x.index_select(0, self.place)
 
 
 def _parts(z: Tensor) -> int:
@@ -77,49 +71,18 @@ def _parts(z: Tensor) -> int:
 
 def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     """The cheapest layout for what acts in T steps of this many substeps."""
-    if isinstance(what.label, int):
-        return Layout(what.label, None, None, None)
-    # Groups need their sizes on the host, which has the labels where that costs no synchronisation; else weigh one-hot.
-    labels = what.label
-    if what.readable and isinstance(labels, Tensor) and labels.device.type == "cpu" and labels.shape[0] > 0:
-        listed = labels[:, 0].tolist()  # which may be wrapped by torch.func, and then has no memory to share with numpy
-        return _grouped(np.array(listed, np.int64), what.weights.shape[-1])
+    labels, num = what.label, what.weights.shape[-1]
+    if isinstance(labels, int):
+        return Layout(labels, None, None, None)
+    if labels is not None and what.constant and labels.shape[0] > 0:
+        if what.readable and labels.device.type == "cpu":  # where reading does not wait for a device
+            listed = labels[
+                :, 0
+            ].tolist()  # which may be wrapped by torch.func, and then has no memory to share with numpy
+            found = groups.of_read(np.array(listed, np.int64), num)
+            return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
+        unread = None if transformed() else groups.of_unread(labels[:, 0], num)
+        if unread is not None:
+            return Layout(*unread, None)
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
-
-
-def _grouped(labels: Numbers, num: int) -> Layout:
-    """For the label of each sample, (B,), of at least one: groups of one size, padded where there are too few samples."""
-    counts = np.bincount(labels)
-    each = counts.tolist()
-    sizes = {*each} - {0}
-    if len(labels) in sizes:
-        return Layout(each.index(len(labels)), None, None, None)
-    order = labels.argsort(kind="stable")
-    place, row = np.empty_like(order), np.arange(len(order))
-    if len(sizes) == 1:  # as many of each, as they usually are
-        (size,) = sizes
-        rows = order.reshape(-1, size)
-        networks = None if len(rows) == num else counts.nonzero()[0]
-    else:
-        size = _group_size(each)
-        groups = -(-counts // size)
-        first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
-        row += (first_group * size - first_sample).repeat(counts)
-        rows = np.full((groups.sum(), size), order[0])
-        rows.flat[row] = order
-        networks = None if len(groups) == num and (groups == 1).all() else np.arange(len(groups)).repeat(groups)
-    place[order] = row
-    k = None if networks is None else torch.from_numpy(networks)
-    return Layout(k, torch.from_numpy(rows), torch.from_numpy(place), None)
-
-
-def _group_size(counts: list[int]) -> int:
-    """The M that makes the least work: small groups repeat networks, large ones are padded."""
-    largest, how_often = max(counts), Counter(counts)
-    sizes = largest, *(1 << power for power in range(largest.bit_length()))
-
-    def work(size: int) -> int:
-        return sum(times * -(-count // size) for count, times in how_often.items()) * (size + GROUP)
-
-    return min(sizes, key=work)

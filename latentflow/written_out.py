@@ -22,15 +22,15 @@ def serves() -> bool:
     """Whether a written-out backward pass is what autograd will ask for, if for anything."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
-    return not _transformed()
+    return not transformed()
 
 
 def unrecorded() -> bool:
     """Whether nothing looks at single operations, so that they may write in place."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or _transformed())
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed())
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 

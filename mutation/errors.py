@@ -41,6 +41,7 @@ _sweep = _in("latentflow/sweep.py", "written_out", "rollout", "constraint")
 _penalty = _in("latentflow/penalty.py", "written_out", "rollout", "constraint")
 _stack = _in("latentflow/stack.py", "written_out", "rollout")
 _layout = _in("latentflow/layout.py", "rollout")
+_groups = _in("latentflow/groups.py", "rollout")
 _hessian_product = _in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
 _hutchinson = _in("latentflow/hutchinson.py", "written_out", "rollout")
 _hamilton_jacobi = _in("latentflow/hamilton_jacobi.py", "written_out", "rollout", "constraint")
@@ -205,17 +206,24 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _layout("rows of other samples come back", "place[order] = row", "place[:] = row"),
-    _layout(
+    _groups("rows of other samples come back", "place[order] = row", "place[:] = row"),
+    _groups(
         "the second group of a label is moved by the next network",
         "np.arange(len(groups)).repeat(groups)",
         "np.arange(groups.sum()) % num",
     ),
-    _layout(
+    _groups(
         "rows of other samples come back where labels are even",
         "rows = order.reshape(-1, size)",
         "rows = order.reshape(size, -1).T",
     ),
+    _groups(
+        "labels that are not read find no room where all are unlike but one",
+        "(batch + min(num, batch) * (size - 1)) // size",
+        "(batch + (min(num, batch) - 1) * (size - 1)) // size",
+    ),
+    _groups("a group takes the network of the one before", "[:, None] >= last_group", "[:, None] > last_group"),
+    _layout("labels that are not read pay for all networks", "if unread is not None:", "if False:"),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
     _stack("of a network in parts the first is learned from", "else x.sum(0, keepdim=True)", "else x[:1]"),
     _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from benchmarks.memory import peak_bytes
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout
+from latentflow import (
+    DiffusionPrior,
+    FlowPosterior,
+    HJConstraint,
+    LatentPath,
+    NegativeForce,
+    flow_kl,
+    groups,
+    layout,
+    validate_values,
+)
 from latentflow.acting import acting
 from latentflow.penalty import penalty
 from latentflow.rollout import Rollout
@@ -27,7 +37,7 @@ def what_acts(kind, batch, steps, num, seed):
     return {"k": int(k) if kind == "int" else k}
 
 
-groups_cost = st.sampled_from([0, 1, layout.GROUP])  # the less a group costs, the more of them there are
+groups_cost = st.sampled_from([0, 1, groups.GROUP])  # the less a group costs, the more of them there are
 
 
 def plain(path):
@@ -53,7 +63,7 @@ def test_every_number_and_gradient_is_that_of_the_plain_route(potential, kind, l
     for module in (potential, Opaque(potential)):
         generator = torch.Generator().manual_seed(seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(layout, "GROUP", group)
+            patch.setattr(groups, "GROUP", group)
             path = FlowPosterior(module, log_det, substeps=substeps)(q0, steps=3, generator=generator, **act)
         assert (path.rollout is not None) == (module is potential and substeps == 1)
         penalty = HJConstraint(module, force)(path)
@@ -164,7 +174,7 @@ def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, s
     potential, batch = make_potential(3, 5), len(labels)
     z0 = gaussian(batch, 3).mean + 0.1 * seed % 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "GROUP", group)
+        patch.setattr(groups, "GROUP", group)
         z, log_det = FlowPosterior(potential).transport(z0, torch.tensor(labels), 2)
     for i, k in enumerate(labels):
         alone, its_log_det = FlowPosterior(potential).transport(z0[i : i + 1], k, 2)
@@ -178,9 +188,43 @@ def test_labels_never_pay_for_potentials_that_do_not_act(counts):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     what = acting(make_potential(2, len(counts)), torch.zeros(len(labels), 2), labels, None, 1)
     found = layout.layout_of(what, torch.float64)
-    groups, rows = (1, len(labels)) if found.rows is None else (len(found.rows), found.rows.numel())
+    num, rows = (1, len(labels)) if found.rows is None else (len(found.rows), found.rows.numel())
     present = sum(count > 0 for count in counts)
-    assert rows + layout.GROUP * groups <= 3 * (len(labels) + layout.GROUP * present)
+    assert rows + groups.GROUP * num <= 3 * (len(labels) + groups.GROUP * present)
+
+
+@given(
+    labels=st.integers(1, 9).flatmap(
+        lambda num: st.tuples(st.just(num), st.lists(st.integers(0, num - 1), min_size=1, max_size=40))
+    )
+)
+def test_labels_that_are_not_read_are_grouped_all_the_same(labels):
+    num, labels = labels[0], torch.tensor(labels[1])
+    networks, rows, place = groups.of_unread(labels, num)
+    assert rows.numel() < 3 * (len(labels) + num)  # as many for any labels
+    torch.testing.assert_close(rows.flatten()[place], torch.arange(len(labels)))
+    torch.testing.assert_close(networks.repeat_interleave(rows.shape[1])[place], labels)
+
+
+@given(
+    potential=potentials(),
+    labels=st.lists(st.integers(0, 8), min_size=1, max_size=9),
+    log_det=st.sampled_from(["exact", "hutchinson", "laplacian", None]),
+    seed=seeds,
+)
+def test_labels_that_are_not_read_say_and_teach_what_those_that_are_do(potential, labels, log_det, seed):
+    labels, q0 = torch.tensor(labels) % potential.num, gaussian(len(labels), potential.dim)
+    hj, results = HJConstraint(potential, NegativeForce(potential.dim, potential.num, dtype=torch.float64)), []
+    for read in (False, True):
+        with validate_values(read):
+            generator = torch.Generator().manual_seed(seed)
+            path = FlowPosterior(potential, log_det)(q0, labels, steps=2, generator=generator)
+        assert path.rollout.layout.weights is None  # no mixture
+        found = [path.z, hj(path), *([] if log_det is None else [path.log_q])]
+        loss = sum((x * rand(*x.shape, seed=seed)).sum() for x in found)
+        results.append([*found, *torch.autograd.grad(loss, [*hj.parameters()], materialize_grads=True)])
+    for ours, truth in zip(*results, strict=True):
+        assert (ours - truth).abs().max() < 1e-10 * (1 + truth.abs().max())
 
 
 def test_a_batch_of_one_label_costs_what_the_number_costs():
