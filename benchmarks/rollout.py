@@ -12,6 +12,7 @@ Gradients are made anew each time, as after `zero_grad` in a training step, not 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +134,9 @@ def contestants(batch: int, dim: int, num: int, steps: int, acts: str) -> dict[s
     return {name: _backwards(loss, parameters) for name, loss in losses.items()}
 
 
-def labels(batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
+def labels(
+    batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8, *, compiled: bool = False
+) -> dict[str, Callable[[], None]]:
     """64 labels in a batch against one; given as a number, and as it comes from a data loader."""
     potential, prior = Potential(dim, num), DiffusionPrior(num)
     flow, hj = FlowPosterior(potential, "hutchinson"), HJConstraint(potential, NegativeForce(dim, num))
@@ -143,7 +146,9 @@ def labels(batch: int = 128, dim: int = 32, num: int = 64, steps: int = 8) -> di
         "64 labels": torch.randperm(batch) % num,
         "64 labels, at random": torch.randint(num, (batch,)),
     }
-    return _with_labels(flow, hj, prior, dim, choices, steps)
+    if compiled:  # which does not read labels
+        del choices["one label, in a tensor"]
+    return _with_labels(flow, hj, prior, dim, choices, steps, compiled=compiled)
 
 
 def narrow(batch: int = 128, dim: int = 324, hidden: int = 64, steps: int = 8) -> dict[str, Callable[[], None]]:
@@ -164,6 +169,7 @@ def _with_labels(
     choices: dict[str, int | Tensor],
     steps: int,
     batch: int = 128,
+    compiled: bool = False,
 ) -> dict[str, Callable[[], None]]:
     mean = 0.5 * torch.randn(batch, dim)
     q0 = Independent(Normal(mean, torch.ones_like(mean)), 1)
@@ -173,7 +179,10 @@ def _with_labels(
         return _end(path) + (hj(path) + flow_kl(path, prior)).mean()
 
     parameters = [*nn.ModuleList([flow, hj, prior]).parameters()]
-    return {name: _backwards(lambda k=k: loss(k), parameters) for name, k in choices.items()}
+    losses = {name: functools.partial(loss, k) for name, k in choices.items()}
+    if compiled:
+        losses = {name: _compiled(one) for name, one in losses.items()}
+    return {name: _backwards(one, parameters) for name, one in losses.items()}
 
 
 def _compiled(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -198,7 +207,8 @@ def _backwards(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Ca
 def measure(repeats: int) -> dict[str, Any]:
     """Milliseconds, and ratios to the first contestant, of every case: after each other, and back to back."""
     cases = {name: contestants(*case) for name, case in CASES.items()}
-    cases |= {"64 labels, d = 32": labels(), "exact at d = 324, hidden = 64": narrow()}
+    cases |= {"64 labels, d = 32": labels(), "64 labels, d = 32, compiled": labels(compiled=True)}
+    cases |= {"exact at d = 324, hidden = 64": narrow()}
     results = {}
     for name, functions in cases.items():
         torch._dynamo.reset()
