@@ -25,7 +25,7 @@ class Groups(NamedTuple):
     """G of them, with M rows each, for B samples."""
 
     networks: Tensor | None  # (G,), that of each group; None are all of them, a group each
-    rows: Tensor  # (G, M), the sample in each row; padded rows repeat a sample
+    rows: Tensor  # (G, M), the sample in each row; padded rows repeat one of the same label
     place: Tensor  # (B,), where each sample lies among the G M rows
 
 
@@ -47,9 +47,10 @@ def of_read(labels: Numbers, num: int) -> int | Groups:
         groups = -(-counts // size)
         first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
         row += (first_group * size - first_sample).repeat(counts)
-        rows = np.full((groups.sum(), size), order[0])
-        rows.flat[row] = order
-        networks = None if len(groups) == num and (groups == 1).all() else np.arange(len(groups)).repeat(groups)
+        which = np.arange(len(groups)).repeat(groups)
+        in_label = (np.arange(len(which)) - first_group[which])[:, None] * size + np.arange(size)
+        rows = order[first_sample[which][:, None] + np.minimum(in_label, counts[which][:, None] - 1)]
+        networks = None if len(groups) == num and (groups == 1).all() else which
     place[order] = row
     k = None if networks is None else torch.from_numpy(networks)
     return Groups(k, torch.from_numpy(rows), torch.from_numpy(place))
@@ -69,7 +70,7 @@ def _group_size(counts: list[int]) -> int:
 def of_unread(labels: Tensor, num: int) -> Groups | None:
     """For labels (B,) that cannot be read, by a compiler or while a device works: as many groups as any labels can need.
 
-    With M = B / K rows each, at most 2 K - 1: at most K are full, at most one of each label is not, and not both at once. None
+    With M = ceil(B / K) rows each, they are fewer than 2 K. What is too many repeats the last one. None of an empty batch, and
     where B is a symbol: whatever is asked of a size like M is one more reason to compile anew.
     """
     if torch.compiler.is_compiling():
@@ -79,21 +80,23 @@ def of_unread(labels: Tensor, num: int) -> Groups | None:
 
 
 def _unread(labels: Tensor, num: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    batch = labels.shape[0]
-    if type(batch) is not int:
+    batch, device = labels.shape[0], labels.device
+    if type(batch) is not int or batch == 0:
         return None, None, None
     size = -(-batch // num)
-    most = (batch + min(num, batch) * (size - 1)) // size
+    most = (batch + min(num, batch) * (size - 1)) // size  # the last of each label may lack all rows but one
     counts = labels.new_zeros(num).index_add(0, labels, torch.ones_like(labels))
     groups = (counts + size - 1) // size
-    last_sample, last_group = counts.cumsum(0), groups.cumsum(0)
+    end, last_sample = groups.cumsum(0), counts.cumsum(0) - 1
+    first_group, first_sample = end - groups, last_sample - counts + 1
     order = labels.argsort(stable=True)
-    shift = (last_group - groups) * size - (last_sample - counts)
-    row = torch.arange(batch, device=labels.device) + shift.index_select(0, labels.index_select(0, order))
+    row = torch.arange(batch, device=device) + (first_group * size - first_sample)[labels[order]]
     place = torch.zeros_like(order).scatter(0, order, row)
-    rows = order.new_zeros(most * size).scatter(0, row, order)
-    before = torch.arange(most, device=labels.device)[:, None] >= last_group
-    return before.sum(1).clamp_max(num - 1), rows.view(most, size), place
+    group = torch.arange(most, device=device).minimum(end[-1] - 1)
+    networks = (group[:, None] >= end).sum(1)
+    start = first_sample[networks] + (group - first_group[networks]) * size
+    sample = start[:, None] + torch.arange(size, device=device)
+    return networks, order[sample.minimum(last_sample[networks][:, None])], place
 
 
 _hide = hidden(_unread)

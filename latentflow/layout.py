@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentflow import groups
 from latentflow.acting import Acting
+from latentflow.groups import GROUP
 from latentflow.stack import Choice
 from latentflow.written_out import transformed
 
@@ -18,13 +19,13 @@ from latentflow.written_out import transformed
 class Layout:
     """Which rows the networks see. There are three kinds, all of which look alike from outside.
 
-    * one network, which sees all B samples, G being the number of parts that they are cut into, see `_parts`;
+    * one network, which sees all B samples, in G parts of M, see `_parts`;
     * labels: G groups of M samples, each seen by the network of its label, and padded where they are too few;
     * a mixture: every network sees all samples, and their answers are weighted.
     """
 
     k: Choice  # labels: a network for each group, or all K of them, a group each
-    rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat a sample
+    rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat one of the same label
     place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)
 
@@ -34,7 +35,7 @@ class Layout:
         return None if self.weights is None else self.weights.flatten(1, 2)
 
     def spread(self, z: Tensor) -> Tensor:
-        """Of samples, (B, S, ...) or (B, d), as rows (1 or G, S M, ...), step after step."""
+        """Of samples, (B, S, ...) or (B, d), as rows (G, S M, ...), step after step; G is 1 of a mixture."""
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
             parts = 1 if self.weights is not None else _parts(z)
@@ -43,11 +44,17 @@ class Layout:
         return chosen.transpose(1, 2).flatten(1, 2)
 
     def collect(self, x: Tensor) -> Tensor:
-        """Of rows, (1 or G, S, M, ...), as samples, (B, S, ...)."""
+        """Of rows, (G, S, M, ...), as samples, (B, S, ...)."""
         return self._of_samples(x.transpose(1, 2).flatten(0, 1))
 
+    def in_one(self, x: Tensor | None, steps: int) -> Tensor | None:
+        """Of rows of a network in parts, (G, S M, n), those of one part, (1, S G M, n); all else as it is."""
+        if x is None or self.rows is not None or self.weights is not None or x.shape[0] == 1:
+            return x
+        return x.view(x.shape[0], steps, -1, x.shape[-1]).transpose(0, 1).reshape(1, -1, x.shape[-1])
+
     def samples(self, x: Tensor) -> Tensor:
-        """X (1 or G, M) as (B,)."""
+        """X (G, M) as (B,)."""
         return self._of_samples(x.flatten())
 
     def _of_samples(self, x: Tensor) -> Tensor:
@@ -60,13 +67,17 @@ def _parts(z: Tensor) -> int:
 
     In compiled code for a CPU, one for each thread: a product of stacked parts gives each thread one of them, as the loops
     around it do, so a thread finds in its own cache what it has written. Uncompiled, most loops are too small for more than
-    one thread; and where B may change, whether it can be divided would be one more reason to compile anew.
+    one thread; where B may change, whether it can be divided would be one more reason to compile anew; and parts of few rows
+    would spend more on their gradients, (h, h) each, than they spare.
+
+    A compiler asks twice, and in between a B that could change may have become a number. So nothing outside of what is `hidden`
+    from its frontend may depend on the answer.
     """
     batch = z.shape[0]
     if not torch.compiler.is_compiling() or z.device.type != "cpu" or type(batch) is not int:
         return 1
     threads = torch.get_num_threads()
-    return threads if batch > 0 and batch % threads == 0 else 1
+    return threads if batch >= GROUP * threads and batch % threads == 0 else 1
 
 
 def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
@@ -74,12 +85,12 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     labels, num = what.label, what.weights.shape[-1]
     if isinstance(labels, int):
         return Layout(labels, None, None, None)
-    if labels is not None and what.constant and labels.shape[0] > 0:
-        if what.readable and labels.device.type == "cpu":  # where reading does not wait for a device
-            listed = labels[
-                :, 0
-            ].tolist()  # which may be wrapped by torch.func, and then has no memory to share with numpy
-            found = groups.of_read(np.array(listed, np.int64), num)
+    if labels is not None and num == 1:
+        return Layout(0, None, None, None)
+    if labels is not None and what.constant:
+        # Where reading does not wait for a device. As a list: torch.func may wrap them, and has no memory to share with numpy.
+        if what.readable and labels.device.type == "cpu" and labels.shape[0] > 0:
+            found = groups.of_read(np.array(labels[:, 0].tolist(), np.int64), num)
             return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
         unread = None if transformed() else groups.of_unread(labels[:, 0], num)
         if unread is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from latentflow.forward_mode import carries_tangent
-from latentflow.validate import holds
+from latentflow.validate import as_validated_now, holds
 from latentflow.written_out import apart_from_autocast
 
 _BITS = 32  # of a random number
@@ -67,6 +67,7 @@ def in_chunks(
     most = rows if memory is None else max(1, memory // bytes_each)
     if rows <= most:
         return log_det(slice(0, rows))
+    log_det = as_validated_now(log_det)
     chunks = [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
     found = [checkpoint(log_det, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     values, folds = (torch.cat(parts, -1) for parts in zip(*found, strict=True))

@@ -32,7 +32,8 @@ class Rollout:
     z: Tensor  # (B, S+1, d)
     networks: Networks  # all of them
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
-    sweep: Sweep
+    estimate: Tensor | None  # `logdet.hutchinson` of what acts, (B, S)
+    sweep: Sweep  # of a network in parts, with the activations of one part
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
@@ -47,12 +48,7 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        networks = Networks(*all_chosen(self.networks, self.layout.k))
-        num, (*of_hidden, value) = networks.input_weight.shape[0], self.sweep.activations()
-        first, second, back, coefficient = (x.reshape(num, -1, x.shape[-1]) for x in of_hidden)  # the parts in one
-        return Local.of(
-            networks, first, second, back, coefficient, None if value is None else value.reshape(num, -1, 1)
-        )
+        return Local.of(Networks(*all_chosen(self.networks, self.layout.k)), *self.sweep.activations())
 
     def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:
         """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
@@ -89,17 +85,17 @@ class Rollout:
 
     def hutchinson(self) -> Tensor:
         """`logdet.hutchinson` of H / substeps of what acts, (B, S)."""
-        assert self.sweep.log_det is not None
-        return self._of_what_acts(self.sweep.log_det)
+        assert self.estimate is not None
+        return self.estimate
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M) as (B, S)."""
-        return self.layout.collect(x.view(self.sweep.path.shape[0], self.steps, -1))
+        return self.layout.collect(x.view(x.shape[0], self.steps, -1))
 
     def laplacian(self) -> Tensor:
         """Tr H of what acts, (B, S)."""
         weights, each = self.layout.weights_of_rows, self.local.laplacian()
-        return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0))
+        return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0, keepdim=True))
 
 
 def roll_out(
@@ -129,12 +125,12 @@ def roll_out(
         _hide()
     which = layout.rows, layout.place, layout.weights
     parameters = *potential.time_layers(), *networks
-    z, sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
-    return Rollout(potential, layout, z, networks, sinusoid, Sweep(*found), _versions(potential))
+    z, estimate, sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
+    return Rollout(potential, layout, z, networks, sinusoid, estimate, Sweep(*found), _versions(potential))
 
 
 def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
-    """The samples' latents, (B, S+1, d), the embedding of time 0 and of every step, and the sweep; of tensors one by one."""
+    """The latents and the estimate of the samples, the embedding of times, and the sweep; of tensors one by one."""
     rows, place, weights, *parameters, k, substeps, constrained = others
     layout, given = Layout(k, rows, place, weights), iter(parameters)
     layers, networks = take(given, Layers), take(given, Networks)
@@ -143,7 +139,10 @@ def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tup
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
     start = Start(layout.spread(z0), weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
     found = sweep(Inputs(start, layers, networks, k, substeps))
-    return layout.collect(found.path), sinusoid, *found
+    steps, log_det = len(times), found.log_det
+    estimate = None if log_det is None else layout.collect(log_det.view(log_det.shape[0], steps, -1))
+    said, activations = found[:5], found[5:]
+    return layout.collect(found.path), estimate, sinusoid, *said, *(layout.in_one(x, steps) for x in activations)
 
 
 _hide = hidden(_rolled)

@@ -24,7 +24,10 @@ from latentflow.written_out import apart_from_autocast, differentiably, more_is_
 
 
 class Sweep(NamedTuple):
-    """Of G networks, S substeps and M rows; activations are those of the rows where the steps start, step after step."""
+    """Of G networks, or G parts of the rows of one, S substeps and M rows.
+
+    Activations are those of the rows where the steps start, step after step.
+    """
 
     path: Tensor  # (1 or G, S+1, M, d)
     starts: Tensor | None  # of the steps on it, (1 or G, S, M, d); with the left-hand side

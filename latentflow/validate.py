@@ -48,6 +48,19 @@ class validate_values:
         _VALUES_ARE_CHECKED.reset(self._token)
 
 
+def as_validated_now(function: Callable[..., Found]) -> Callable[..., Found]:
+    """The function with values checked or not as they are now: it may be called again later, or by a thread of autograd."""
+    if torch.compiler.is_compiling():  # where none are checked
+        return function
+    enabled = _VALUES_ARE_CHECKED.get()
+
+    def inner(*inputs: object) -> Found:
+        with validate_values(enabled):
+            return function(*inputs)
+
+    return inner
+
+
 def holds(condition: Tensor) -> bool | None:
     """Whether every element of `condition` holds, or None where values may not be read."""
     return read(condition, lambda x: bool(x.all()))

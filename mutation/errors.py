@@ -222,17 +222,22 @@ ERRORS = (
         "(batch + min(num, batch) * (size - 1)) // size",
         "(batch + (min(num, batch) - 1) * (size - 1)) // size",
     ),
-    _groups("a group takes the network of the one before", "[:, None] >= last_group", "[:, None] > last_group"),
+    _groups("a group takes the network of the one before", "[:, None] >= end", "[:, None] > end"),
+    _groups(
+        "a group is filled up with samples of others",
+        "sample.minimum(last_sample[networks][:, None])",
+        "sample.clamp_max(batch - 1)",
+    ),
+    _layout(
+        "log-determinants of a network in parts come back in another order",
+        ".transpose(0, 1).reshape(1, -1, x.shape[-1])",
+        ".reshape(1, -1, x.shape[-1])",
+    ),
     _layout("labels that are not read pay for all networks", "if unread is not None:", "if False:"),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
     _stack("of a network in parts the first is learned from", "else x.sum(0, keepdim=True)", "else x[:1]"),
     _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),
     _product("what a product is added to is lost", "return x.baddbmm_(left, right)", "return torch.bmm(left, right)"),
-    _rollout(
-        "log-determinants of a network in parts come back in another order",
-        "x.view(self.sweep.path.shape[0], self.steps, -1)",
-        "x.view(x.shape[0], self.steps, -1)",
-    ),
     _sweep(
         "a gradient that others hold is written to",
         "by_first = by_first.clone(memory_format=torch.contiguous_format)",

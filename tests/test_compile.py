@@ -82,6 +82,7 @@ def test_compiled_for_a_known_batch_networks_in_parts_and_groups_learn_what_they
     torch._dynamo.reset()
     parts_of, seen = layout._parts, []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(layout, "GROUP", 1)
     monkeypatch.setattr(layout, "_parts", lambda z: seen.append(parts_of(z)) or seen[-1])
     eager = Loss(log_det)
     modules, losses = (copy.deepcopy(eager), eager), []
@@ -97,6 +98,43 @@ def test_compiled_for_a_known_batch_networks_in_parts_and_groups_learn_what_they
     torch.testing.assert_close(*(mean.grad for mean in means), rtol=1e-6, atol=1e-6)
     for (name, ours), truth in zip(modules[0].named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("log_det", ["exact", "hutchinson", "laplacian"])
+@pytest.mark.parametrize("kind", ["int", "labels"])
+def test_a_batch_that_turns_out_to_be_a_number_while_it_is_compiled_keeps_its_order(kind, log_det, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(layout, "GROUP", 1)
+    module = Loss(log_det)
+
+    def loss(mean, k):
+        path = module.flow(Independent(Normal(mean, torch.full_like(mean, 1e-9)), 1), k, steps=STEPS)
+        said = torch.cat((path.z.flatten(1), path.log_det, module.hj(path)[:, None]), 1)
+        return said * torch.arange(6)[:, None]  # which says so
+
+    mean, results = torch.randn(6, DIM, dtype=torch.float64), []
+    for way in (torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager"), loss):
+        torch.manual_seed(0)
+        start = mean.clone().requires_grad_()
+        found = way(start, **acting(kind, 6))
+        results.append((found, *torch.autograd.grad(found.sum(), [start, *module.flow.parameters()])))
+    for ours, truth in zip(*results, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-6, atol=1e-6)
+
+
+def test_a_batch_whose_size_depends_on_numbers_compiles_with_labels():
+    torch._dynamo.reset()
+    flow = FlowPosterior(make_potential(DIM, NUM))
+    z0, k = torch.randn(6, DIM, dtype=torch.float64), torch.arange(6) % NUM
+
+    def of_some(z0, k):
+        chosen = (k > 0).nonzero()[:, 0]
+        return flow.transport(z0[chosen], k[chosen], steps=2)[0]
+
+    with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        found = torch.compile(of_some, fullgraph=True, backend="aot_eager")(z0, k)
+    torch.testing.assert_close(found, of_some(z0, k), rtol=1e-12, atol=1e-12)
 
 
 def test_written_out_backward_passes_are_not_less_precise_where_a_loss_is_compiled_inside_of_autocast():

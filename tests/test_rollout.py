@@ -201,9 +201,10 @@ def test_labels_never_pay_for_potentials_that_do_not_act(counts):
 def test_labels_that_are_not_read_are_grouped_all_the_same(labels):
     num, labels = labels[0], torch.tensor(labels[1])
     networks, rows, place = groups.of_unread(labels, num)
-    assert rows.numel() < 3 * (len(labels) + num)  # as many for any labels
+    assert len(rows) < 2 * num  # as many for any labels
+    assert rows.shape[1] == -(-len(labels) // num)
     torch.testing.assert_close(rows.flatten()[place], torch.arange(len(labels)))
-    torch.testing.assert_close(networks.repeat_interleave(rows.shape[1])[place], labels)
+    assert (labels[rows] == networks[:, None]).all()  # no network sees the samples of another
 
 
 @given(
@@ -227,6 +228,20 @@ def test_labels_that_are_not_read_say_and_teach_what_those_that_are_do(potential
         assert (ours - truth).abs().max() < 1e-10 * (1 + truth.abs().max())
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_network_that_overflows_and_does_not_act_spoils_nothing(read):
+    potential, labels = make_potential(3, 4), torch.tensor([1, 0, 1, 1, 1])
+    with torch.no_grad():
+        for parameter in potential.parameters():
+            parameter[2:] = 1e200
+    with validate_values(read):
+        path = FlowPosterior(potential)(gaussian(5, 3), labels, steps=2)
+        loss = (HJConstraint(potential)(path) + path.log_q.sum(1)).sum()
+    gradients = torch.autograd.grad(loss, [*potential.parameters()], materialize_grads=True)
+    assert all(gradient.isfinite().all() for gradient in (loss, *gradients))
+    assert not any(gradient[2:].any() for gradient in gradients)
+
+
 def test_a_batch_of_one_label_costs_what_the_number_costs():
     potential, q0 = make_potential(3, 64), gaussian(128, 3)
     for k in (5, torch.full((128,), 5)):
@@ -236,10 +251,11 @@ def test_a_batch_of_one_label_costs_what_the_number_costs():
 
 def test_compiled_for_a_known_batch_each_thread_of_a_cpu_has_a_part_of_one_network_s_rows(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert layout._parts(torch.zeros(6, 2)) == 1
+    enough = 3 * groups.GROUP
+    assert layout._parts(torch.zeros(enough, 2)) == 1
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert [layout._parts(torch.zeros(batch, 2)) for batch in (6, 7, 2, 0)] == [3, 1, 1, 1]
-    assert layout._parts(torch.zeros(6, 2, device="meta")) == 1
+    assert [layout._parts(torch.zeros(batch, 2)) for batch in (enough, enough + 1, enough - 3, 0)] == [3, 1, 1, 1]
+    assert layout._parts(torch.zeros(enough, 2, device="meta")) == 1
 
 
 def test_even_labels_of_all_potentials_need_no_copy_of_them():
@@ -262,6 +278,17 @@ def test_exact_log_determinants_by_chunks_are_those_of_all_at_once(kind, rows_at
         results.append((log_det, *gradients))
     for ours, truth in zip(*results, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_log_determinants_by_chunks_are_differentiated_as_they_were_made_whatever_is_checked_since(read):
+    potential, gradients = make_potential(4, 3), []
+    for memory in (None, 1):
+        with validate_values(read):
+            log_det = FlowPosterior(potential, memory=memory).transport(rand(5, 4), 0, 3)[1]
+        with validate_values(not read):
+            gradients.append(torch.autograd.grad(log_det.sum(), potential.hidden_weight)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
 def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
