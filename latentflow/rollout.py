@@ -141,8 +141,9 @@ def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tup
     found = sweep(Inputs(start, layers, networks, k, substeps))
     steps, log_det = len(times), found.log_det
     estimate = None if log_det is None else layout.collect(log_det.view(log_det.shape[0], steps, -1))
-    said, activations = found[:5], found[5:]
-    return layout.collect(found.path), estimate, sinusoid, *said, *(layout.in_one(x, steps) for x in activations)
+    names = ("first", "second", "back", "coefficient", "value")
+    activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), steps) for name in names}
+    return layout.collect(found.path), estimate, sinusoid, *found._replace(**activations)
 
 
 _hide = hidden(_rolled)
