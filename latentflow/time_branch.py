@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take, unrecorded
 
 
 class Layers(NamedTuple):
@@ -76,44 +76,65 @@ def _plain(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> tuple[Tensor, 
 def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
     """Tau of S times, tau' of the last R of them, and what `adjoint` takes; e is (S, width) and e' is (R, width)."""
     count, rated = sinusoid.shape[0], rotated.shape[0]
-    rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
+    # Literals, for 1 / sqrt(2) and log(2 / sqrt(pi)): within an autograd function torch.compile takes no names of numbers.
+    rows = sinusoid * 0.7071067811865476
+    rows = torch.cat((rows, rotated * 0.5)) if rated else rows
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
-    pre, turned = along[:, :count] + layers.bias_in[:, None], along[:, count:]
+    pre = torch.add(along[:, :count], layers.bias_in[:, None], alpha=0.7071067811865476)
+    turned = along[:, count:]
     # What GELU and its slope share is made once. For so few numbers torch's own takes longer to be called than to work.
-    below = 0.5 * torch.erfc(pre * -math.sqrt(0.5))
-    # A literal, for log(1 / sqrt(2 pi)): within an autograd function torch.compile takes no names of numbers.
-    density = torch.addcmul(pre.new_full((), -0.9189385332046727), pre, pre, value=-0.5).exp()
-    slope, inner = torch.addcmul(below, pre, density), pre * below
-    if rated:
-        inner = torch.cat((inner, slope[:, count - rated :] * turned), 1)
+    error = torch.erf(pre)
+    density = torch.addcmul(pre.new_full((), 0.1207822376352452), pre, pre, value=-1).exp()
+    bend = torch.addcmul(error, pre, density)
+    inner = _stretched(pre, error, turned, bend)
     found = torch.bmm(inner, layers.weight_out.mT)
-    parts = Parts(rows, pre, inner, turned, density, slope)
-    return found[:, :count] + layers.bias_out[:, None], found[:, count:], parts
+    parts = Parts(rows, pre, inner, turned, density, bend)
+    tau = torch.add(layers.bias_out[:, None], found[:, :count], alpha=0.7071067811865476)
+    return tau, found[:, count:], parts
 
 
 def adjoint(
     layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, by_rows: bool = False
-) -> tuple[Tensor | None, Layers]:
-    """The gradients of e and e', (S + R, width), where `by_rows` asks for them, and of the layers."""
-    rows, pre, inner, turned, density, slope = parts
-    count, late = pre.shape[1], slice(pre.shape[1] - turned.shape[1], None)
-    by_found = by_tau if by_rate is None else torch.cat((by_tau, by_rate), 1)
+) -> tuple[tuple[Tensor, Tensor] | None, Layers]:
+    """The gradients of e, (S, width), and e', (R, width), where `by_rows` asks for them, and of the layers."""
+    rows, pre, inner, turned, density, bend = parts
+    count, rated = pre.shape[1], turned.shape[1]
+    late = slice(count - rated, count)
+    by_found = by_tau * 0.7071067811865476
+    by_found = by_found if by_rate is None else torch.cat((by_found, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
-    by_along = slope * by_inner[:, :count]
     by_product = by_inner[:, count:]
+    by_along = _stretched(by_inner[:, :count], bend, by_product, bend)
+    by_pre = by_along[:, :count]
     if by_rate is not None:
-        # g changes by (2 - x^2) phi.
-        by_along[:, late].addcmul_(by_product * turned, density[:, late] * (2 - pre[:, late].square()))
-    by_bias = by_along.sum(1)
-    if by_rate is not None:
-        by_along = torch.cat((by_along, by_product * slope[:, late]), 1)
+        # 2 g changes by 2 gamma (1 - r^2).
+        change = torch.addcmul(pre.new_full((), 2.0), pre[:, late], pre[:, late], value=-2)
+        by_pre[:, late].addcmul_(by_product * turned, change.mul_(density[:, late]))
     by_layers = Layers(
         torch.bmm(by_along.mT, rows.expand(pre.shape[0], -1, -1)),
-        by_bias,
+        by_pre.sum(1) * 0.7071067811865476,
         torch.bmm(by_found.mT, inner),
         by_tau.sum(1),
     )
-    return torch.bmm(by_along, layers.weight_in).sum(0) if by_rows else None, by_layers
+    if not by_rows:
+        return None, by_layers
+    found = torch.bmm(by_along, layers.weight_in).sum(0)
+    return (found[:count] * 0.7071067811865476, found[count:] * 0.5), by_layers
+
+
+def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, bend: Tensor) -> Tensor:
+    """Values (G, S, h) times 1 + `stretch`, and behind them rates (G, R, h) times 1 + `bend`, of which the last R rows."""
+    rated = rates.shape[1]
+    if rated == 0:
+        return torch.addcmul(values, values, stretch)
+    bend = bend[:, bend.shape[1] - rated :]
+    if not unrecorded():
+        return torch.cat((torch.addcmul(values, values, stretch), torch.addcmul(rates, rates, bend)), 1)
+    num, count, hidden = values.shape  # written to its place, which costs less than to join what would lie elsewhere
+    both = values.new_empty(num, count + rated, hidden)
+    torch.addcmul(values, values, stretch, out=both[:, :count])
+    torch.addcmul(rates, rates, bend, out=both[:, count:])
+    return both
 
 
 class _Branch(torch.autograd.Function):
@@ -135,5 +156,4 @@ class _Branch(torch.autograd.Function):
             return differentiably(_plain, (*embedding, *layers), (by_tau, by_rate))
         asked = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         by_rows, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
-        count = len(embedding.sinusoid)
-        return None if by_rows is None else by_rows[:count], None if by_rows is None else by_rows[count:], *by_layers
+        return *((None, None) if by_rows is None else by_rows), *by_layers
