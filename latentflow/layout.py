@@ -19,7 +19,7 @@ from latentflow.written_out import transformed
 class Layout:
     """Which rows the networks see. There are three kinds, all of which look alike from outside.
 
-    * one network, which sees all B samples, in G parts of M, see `_parts`;
+    * one network, which sees all B samples, in G parts of M, see `parts_of`;
     * labels: G groups of M samples, each seen by the network of its label, and padded where they are too few;
     * a mixture: every network sees all samples, and their answers are weighted.
     """
@@ -28,6 +28,7 @@ class Layout:
     rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat one of the same label
     place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)
+    parts: int = 1  # one network: G
 
     @property
     def weights_of_rows(self) -> Tensor | None:
@@ -38,14 +39,27 @@ class Layout:
         """Of samples, (B, S, ...) or (B, d), as rows (G, S M, ...), step after step; G is 1 of a mixture."""
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
-            parts = 1 if self.weights is not None else _parts(z)
-            return z.view(parts, z.shape[0] // parts, *z.shape[1:]).transpose(1, 2).flatten(1, 2)
+            return z.view(self.parts, z.shape[0] // self.parts, *z.shape[1:]).transpose(1, 2).flatten(1, 2)
         chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
         return chosen.transpose(1, 2).flatten(1, 2)
 
     def collect(self, x: Tensor) -> Tensor:
         """Of rows, (G, S, M, ...), as samples, (B, S, ...)."""
-        return self._of_samples(x.transpose(1, 2).flatten(0, 1))
+        return self.samples(x.transpose(1, 2))
+
+    def by_spread(self, by: Tensor) -> Tensor:
+        """The gradient of z (B, d), for that of `spread`, (G, M, d)."""
+        by = by.flatten(0, 1)
+        if self.rows is None or self.place is None:
+            return by
+        batch = self.place.shape[0]
+        if by.shape[0] == batch:  # a permutation
+            return by.index_select(0, self.place)
+        return by.new_zeros(batch, by.shape[1]).index_add(0, self.rows.flatten(), by)
+
+    def by_collect(self, by: Tensor, groups: int) -> Tensor:
+        """The gradient of x (G, S, M, ...), for that of `collect`, (B, S, ...)."""
+        return self.by_samples(by, groups).transpose(1, 2)
 
     def in_one(self, x: Tensor | None, steps: int) -> Tensor | None:
         """Of rows of a network in parts, (G, S M, n), those of one part, (1, S G M, n); all else as it is."""
@@ -54,16 +68,23 @@ class Layout:
         return x.view(x.shape[0], steps, -1, x.shape[-1]).transpose(0, 1).reshape(1, -1, x.shape[-1])
 
     def samples(self, x: Tensor) -> Tensor:
-        """X (G, M) as (B,)."""
-        return self._of_samples(x.flatten())
-
-    def _of_samples(self, x: Tensor) -> Tensor:
-        """Of all rows, (G M, ...), those of the samples, (B, ...)."""
+        """X (G, M, ...) as (B, ...)."""
+        x = x.flatten(0, 1)
         return x if self.place is None else x.index_select(0, self.place)
 
+    def by_samples(self, by: Tensor, groups: int) -> Tensor:
+        """The gradient of x (G, M, ...), for that of `samples`, (B, ...); padded rows get none."""
+        if self.rows is None or self.place is None:
+            return by.view(groups, by.shape[0] // groups, *by.shape[1:])
+        if self.rows.numel() == by.shape[0]:  # a permutation
+            found = by.index_select(0, self.rows.flatten())
+        else:
+            found = by.new_zeros(self.rows.numel(), *by.shape[1:]).index_copy(0, self.place, by)
+        return found.view(*self.rows.shape, *by.shape[1:])
 
-def _parts(z: Tensor) -> int:
-    """Into how many parts the rows of one network are cut, for samples z (B, ...).
+
+def parts_of(z: Tensor) -> int:
+    """Into how many parts to cut the rows of one network, for samples z (B, ...).
 
     In compiled code for a CPU, one for each thread: a product of stacked parts gives each thread one of them, as the loops
     around it do, so a thread finds in its own cache what it has written. Uncompiled, most loops are too small for more than

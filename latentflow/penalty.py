@@ -12,7 +12,8 @@ from torch import Tensor
 
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
-from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
+from latentflow.layout import Layout
+from latentflow.stack import all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
 from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves, take
 
@@ -27,31 +28,23 @@ class Force(NamedTuple):
 
 
 def penalty(
-    left: Tensor,
-    at_0: Tensor,
-    weights: Tensor | None,
-    starts: Tensor,
-    force: Force | None,
-    k: Choice,
-    price: float,
-    factor: float,
+    layout: Layout, left: Tensor, at_0: Tensor, starts: Tensor, force: Force | None, price: float, factor: float
 ) -> Tensor:
-    """The mean over S steps of M rows, and the initial term, (1 or G, M).
+    """The mean over S steps of M rows, and the initial term, of each sample, (B,).
 
     Args:
+        layout: which rows the networks see. Of a mixture all is summed up over the networks.
         left: of the equation, (G, S M).
         at_0: the squared gradients at time 0, (G, M).
-        weights: (G, S, M, 1) of a mixture, over whose networks all is summed up, else None.
         starts: of the steps, (1 or G, S, M, d).
         force: None is f = 0.
-        k: which of its networks.
         price: lambda, on the size of the force.
         factor: of the initial term.
     """
     of_force: tuple[Tensor | None, ...] = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
     if force is not None:
         of_force = force.sinusoid, *force.layers, *force.networks, force.bias
-    inputs = left, at_0, weights, starts, *of_force, k, price, factor
+    inputs = left, at_0, layout.rows, layout.place, layout.weights, starts, *of_force, layout.k, price, factor
     if torch.compiler.is_compiling():
         _hide()
     return _paid(*inputs)[0]
@@ -73,6 +66,8 @@ class _Given(NamedTuple):
 
     left: Tensor
     at_0: Tensor
+    rows: Tensor | None  # see `Layout`, as the next two
+    place: Tensor | None
     weights: Tensor | None
     starts: Tensor
 
@@ -94,10 +89,11 @@ class _OfForce(NamedTuple):
     activations: values.Activations
 
 
-def _evaluate(
-    left: Tensor, at_0: Tensor, weights: Tensor | None, starts: Tensor, sinusoid: Tensor | None, *others: Any
-) -> tuple[Tensor, _Way, _OfForce | None]:
-    *parameters, bias, k, price, factor = others
+def _evaluate(*inputs: Any) -> tuple[Tensor, _Way, _OfForce | None]:
+    *tensors, k, price, factor = inputs
+    given = iter(tensors)
+    (left, at_0, of_label, place, weights, starts), sinusoid = take(given, _Given), next(given)
+    *parameters, bias = given
     root, of_force, residual = None, None, left
     if sinusoid is not None:
         acting = iter(all_chosen((*parameters, bias), k))
@@ -122,7 +118,7 @@ def _evaluate(
         initial = (at_0 * weights[:, 0]).sum(0, keepdim=True)
     if factor > 0:  # nothing times a gradient that overflows would not be a number
         total = torch.add(total, initial, alpha=factor)
-    return total, _Way(each, residual, root), of_force
+    return Layout(k, of_label, place, weights).samples(total), _Way(each, residual, root), of_force
 
 
 class _Penalty(torch.autograd.Function):
@@ -143,18 +139,23 @@ class _Penalty(torch.autograd.Function):
         given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
         if more_is_asked((by_total,)):
             return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        (left, at_0, weights, starts), (each, residual, root), sinusoid = given, take(saved, _Way), of_force[0]
+        (left, at_0, of_label, place, weights, starts), (each, residual, root), sinusoid = (
+            given,
+            take(saved, _Way),
+            of_force[0],
+        )
+        by_total = Layout(ctx.k, of_label, place, weights).by_samples(by_total, starts.shape[0])
         by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
         by_weights = None
         if weights is not None:
-            if ctx.needs_input_grad[2]:
+            if _Given(*ctx.needs_input_grad[: len(_Given._fields)]).weights:
                 by_weights = by_each * each
                 by_weights[:, 0] += by_at_0 * at_0
                 by_weights = by_weights[..., None]
             by_each, by_at_0 = by_each * weights[..., 0], by_at_0 * weights[:, 0, :, 0]
         by_left = (residual + residual).view_as(each) * by_each
         if root is None:
-            return by_left.view_as(left), by_at_0, by_weights, None, *(None for _ in of_force), None, None, None
+            return by_left.view_as(left), by_at_0, None, None, by_weights, *[None] * (1 + len(of_force) + 3)
         layers, networks = take(saved, Layers), take(saved, Networks)
         parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
         by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
@@ -165,4 +166,5 @@ class _Penalty(torch.autograd.Function):
         by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
         _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
         by_force = each_to_all((*by_layers, *by_others), ctx.k, of_force[1].shape[0])
-        return by_left.view_as(left), by_at_0, by_weights, by_rows.view_as(starts), None, *by_force, None, None, None
+        by_given = by_left.view_as(left), by_at_0, None, None, by_weights, by_rows.view_as(starts)
+        return *by_given, None, *by_force, None, None, None

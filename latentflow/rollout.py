@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet
 from latentflow.closed_form import Local, Networks
-from latentflow.layout import Layout
+from latentflow.layout import Layout, parts_of
 from latentflow.penalty import Force, penalty
 from latentflow.potential import NegativeForce, Potential
 from latentflow.stack import all_chosen
@@ -29,16 +29,19 @@ class Rollout:
 
     potential: Potential
     layout: Layout
-    z: Tensor  # (B, S+1, d)
     networks: Networks  # all of them
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
-    estimate: Tensor | None  # `logdet.hutchinson` of what acts, (B, S)
     sweep: Sweep  # of a network in parts, with the activations of one part
     versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
         """Whether this is `potential` as it stands, evaluated along z."""
         return self.z is z and self.potential is potential and self.versions == _versions(self.potential)
+
+    @property
+    def z(self) -> Tensor:
+        """(B, S+1, d)."""
+        return self.sweep.path
 
     @property
     def steps(self) -> int:
@@ -67,9 +70,7 @@ class Rollout:
             same = root.hidden == self.potential.hidden
             sinusoid = self.sinusoid[1:] if same else root.embedding(times).sinusoid
             of_force = Force(sinusoid, root.time_layers(), root.networks(), force.bias)
-        at_0, layout = self.sweep.squared_at_0, self.layout
-        found = penalty(left, at_0, layout.weights, starts, of_force, layout.k, price, factor)
-        return layout.samples(found)
+        return penalty(self.layout, left, self.sweep.squared_at_0, starts, of_force, price, factor)
 
     def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
@@ -85,8 +86,8 @@ class Rollout:
 
     def hutchinson(self) -> Tensor:
         """`logdet.hutchinson` of H / substeps of what acts, (B, S)."""
-        assert self.estimate is not None
-        return self.estimate
+        assert self.sweep.log_det is not None
+        return self.sweep.log_det
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M) as (B, S)."""
@@ -125,25 +126,24 @@ def roll_out(
         _hide()
     which = layout.rows, layout.place, layout.weights
     parameters = *potential.time_layers(), *networks
-    z, estimate, sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
-    return Rollout(potential, layout, z, networks, sinusoid, estimate, Sweep(*found), _versions(potential))
+    sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
+    return Rollout(potential, layout, networks, sinusoid, Sweep(*found), _versions(potential))
 
 
 def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
-    """The latents and the estimate of the samples, the embedding of times, and the sweep; of tensors one by one."""
+    """The embedding of times, and the sweep; of tensors one by one."""
     rows, place, weights, *parameters, k, substeps, constrained = others
-    layout, given = Layout(k, rows, place, weights), iter(parameters)
+    parts, given = parts_of(z0) if rows is None and weights is None else 1, iter(parameters)
+    layout = Layout(k, rows, place, weights, parts)
     layers, networks = take(given, Layers), take(given, Networks)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     sinusoid, rates = Embedding.of(at_0, layers.weight_in.shape[-1])
     probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
-    start = Start(layout.spread(z0), weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
-    found = sweep(Inputs(start, layers, networks, k, substeps))
-    steps, log_det = len(times), found.log_det
-    estimate = None if log_det is None else layout.collect(log_det.view(log_det.shape[0], steps, -1))
+    start = Start(z0, rows, place, weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
+    found = sweep(Inputs(start, layers, networks, k, parts, substeps))
     names = ("first", "second", "back", "coefficient", "value")
-    activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), steps) for name in names}
-    return layout.collect(found.path), estimate, sinusoid, *found._replace(**activations)
+    activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), len(times)) for name in names}
+    return sinusoid, *found._replace(**activations)
 
 
 _hide = hidden(_rolled)

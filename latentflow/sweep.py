@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
 from latentflow.closed_form import Matrices, Networks
+from latentflow.layout import Layout
 from latentflow.product import add_product
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
@@ -24,16 +25,16 @@ from latentflow.written_out import apart_from_autocast, differentiably, more_is_
 
 
 class Sweep(NamedTuple):
-    """Of G networks, or G parts of the rows of one, S substeps and M rows.
+    """Of B samples, S substeps and G networks, or G parts of the rows of one, with M rows each.
 
     Activations are those of the rows where the steps start, step after step.
     """
 
-    path: Tensor  # (1 or G, S+1, M, d)
+    path: Tensor  # (B, S+1, d)
     starts: Tensor | None  # of the steps on it, (1 or G, S, M, d); with the left-hand side
     squared_at_0: Tensor  # |grad u|^2 where the path starts, at time 0, (G, M)
     left: Tensor | None  # of the Hamilton-Jacobi equation, (G, S M)
-    log_det: Tensor | None  # of what acts, as the probe estimates it, (1 or G, S M); with it, no activations
+    log_det: Tensor | None  # of what acts, as the probe estimates it, (B, S); with it, no activations
     first: Tensor | None = None  # h_1, (G, S M, h)
     second: Tensor | None = None  # h_2, (G, S M, h)
     back: Tensor | None = None  # q, (G, S M, h)
@@ -52,7 +53,9 @@ class Sweep(NamedTuple):
 class Start(NamedTuple):
     """What the networks are shown."""
 
-    rows: Tensor  # where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all
+    latents: Tensor  # where they start, (B, d)
+    rows: Tensor | None  # see `Layout`, as the next two
+    place: Tensor | None
     weights: Tensor | None  # (G, S, M, 1), how strongly each network moves the shared rows; None without a mixture
     probe: Tensor | None  # for the estimate of the log-determinants, (1 or G, S M, d)
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width), which gets no gradient
@@ -66,19 +69,23 @@ class Inputs(NamedTuple):
     layers: Layers
     networks: Networks
     k: Choice
+    parts: int  # into which the rows of one network are cut
     substeps: int  # by which gradients are divided
 
     @classmethod
     def chosen(cls, *flat: Any) -> Inputs:
         """From inputs one by one, as autograd takes them, to those that act."""
-        *tensors, k, substeps = flat
+        *tensors, k, parts, substeps = flat
         given = iter(tensors)
         start, parameters = take(given, Start), iter(all_chosen(given, k))
-        layers, networks = take(parameters, Layers), in_parts(take(parameters, Networks), start.rows.shape[0])
-        return cls(start, layers, Networks(*networks), k, substeps)
+        return cls(start, take(parameters, Layers), take(parameters, Networks), k, parts, substeps)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.k, self.start.rows, self.start.place, self.start.weights, self.parts)
 
     def flat(self) -> tuple[Any, ...]:
-        return *self.start, *self.layers, *self.networks, self.k, self.substeps
+        return *self.start, *self.layers, *self.networks, self.k, self.parts, self.substeps
 
 
 def sweep(inputs: Inputs) -> Sweep:
@@ -90,6 +97,7 @@ def sweep(inputs: Inputs) -> Sweep:
 class _Found(NamedTuple):
     """What the adjoints take."""
 
+    rows: Tensor  # where the latents start; (G, M, d), each network moves its own, or (1, M, d), shared by all
     matrices: Matrices
     tau: Tensor
     rate: Tensor
@@ -102,18 +110,18 @@ class _Found(NamedTuple):
         """To be saved; the matrices but for wB are parameters."""
         motion, gradients, activations, square = self.trajectory
         way = () if self.way is None else (*self.way.parts, *self.way.others)
-        here = self.matrices.weighted, self.tau, self.rate, self.each, motion, gradients, square
+        here = self.rows, self.matrices.weighted, self.tau, self.rate, self.each, motion, gradients, square
         return *here, *self.parts, *activations, *way
 
     @classmethod
     def taken(cls, saved: Iterator[Any], networks: Networks, estimated: bool) -> _Found:
-        weighted, tau, rate, each, motion, gradients, square = islice(saved, 7)
+        rows, weighted, tau, rate, each, motion, gradients, square = islice(saved, 8)
         parts = take(saved, time_branch.Parts)
         found = Trajectory(motion, gradients, take(saved, trajectory.Activations), square)
         way = hutchinson.Way(take(saved, hessian_product.Parts), take(saved, hutchinson.Others)) if estimated else None
-        return cls(
-            Matrices(networks.input_weight, networks.hidden_weight, weighted), tau, rate, parts, found, each, way
-        )
+        input_weight, hidden_weight = in_parts((networks.input_weight, networks.hidden_weight), rows.shape[0])
+        matrices = Matrices(input_weight, hidden_weight, weighted)
+        return cls(rows, matrices, tau, rate, parts, found, each, way)
 
 
 def _sweep(*flat: Any) -> Sweep:
@@ -121,8 +129,11 @@ def _sweep(*flat: Any) -> Sweep:
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
-    (rows, weights, probe, sinusoid, rotated), layers, networks, _, substeps = inputs
-    matrices, size = Matrices.of(networks), rows.shape[1]
+    (latents, _, _, weights, probe, sinusoid, rotated), layers, networks, _, _, substeps = inputs
+    layout = inputs.layout
+    rows = layout.spread(latents)
+    networks, size = Networks(*in_parts(networks, rows.shape[0])), rows.shape[1]
+    matrices = Matrices.of(networks)
     tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
     tau, rate = in_parts((tau, rate), rows.shape[0])
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
@@ -139,10 +150,11 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
         left = hamilton_jacobi.left_hand_side(of_steps, back, value, rate)
     if probe is not None:
         local, acts = (first, second, coefficient, value), None if weights is None else weights.flatten(1, 2)
-        log_det, way = hutchinson.estimate(probe, hutchinson.Activations(*local), acts, matrices, substeps)
+        estimate, way = hutchinson.estimate(probe, hutchinson.Activations(*local), acts, matrices, substeps)
+        log_det = layout.collect(estimate.view(rows.shape[0], tau.shape[1] - 1, size))
     activations = (first, second, back, coefficient, value) if probe is None else ()
-    said = Sweep(path, starts, squared[:, :size], left, log_det, *activations)
-    return said, _Found(matrices, tau, rate, parts, found, each, way)
+    said = Sweep(layout.collect(path), starts, squared[:, :size], left, log_det, *activations)
+    return said, _Found(rows, matrices, tau, rate, parts, found, each, way)
 
 
 def _from_step_1(found: Trajectory, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -159,7 +171,7 @@ class _Sweep(torch.autograd.Function):
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor | None, ...]:
         inputs = Inputs.chosen(*flat)
         said, found = _evaluate(inputs)
-        *tensors, ctx.k, ctx.substeps = flat
+        *tensors, ctx.k, ctx.parts, ctx.substeps = flat
         # The whole stack to differentiate the plain function by; what acts so that labels need not gather it again.
         ctx.save_for_backward(*tensors, *inputs.layers, *inputs.networks, *found.flat())
         return tuple(said)
@@ -170,27 +182,30 @@ class _Sweep(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         start, whole = take(saved, Start), (*take(saved, Layers), *take(saved, Networks))
         if more_is_asked(by_outputs):
-            return differentiably(_sweep, (*start, *whole, ctx.k, ctx.substeps), by_outputs)
-        inputs = Inputs(start, take(saved, Layers), take(saved, Networks), ctx.k, ctx.substeps)
+            return differentiably(_sweep, (*start, *whole, ctx.k, ctx.parts, ctx.substeps), by_outputs)
+        inputs = Inputs(start, take(saved, Layers), take(saved, Networks), ctx.k, ctx.parts, ctx.substeps)
         found = _Found.taken(saved, inputs.networks, start.probe is not None)
-        weights_too = start.weights is not None and ctx.needs_input_grad[1]
-        by_rows, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
+        weights_too = bool(Start(*ctx.needs_input_grad[: len(Start._fields)]).weights)
+        by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
         by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, whole[0].shape[0])
-        return by_rows, by_weights, None, None, None, *by_parameters, None, None
+        return by_latents, None, None, by_weights, None, None, None, *by_parameters, None, None, None
 
 
 def _adjoint(
     inputs: Inputs, found: _Found, by: Sweep, weights_too: bool
 ) -> tuple[Tensor, Tensor | None, Layers, Networks]:
-    """The gradients of rows, of weights where `weights_too` asks for them, and of layers and networks that act."""
-    (rows, weights, probe, _, _), layers, networks, _, substeps = inputs
-    size = rows.shape[1]
+    """The gradients of latents, of weights where `weights_too` asks for them, and of layers and networks that act."""
+    (_, _, _, weights, probe, _, _), layers, networks, _, _, substeps = inputs
+    layout, rows = inputs.layout, found.rows
+    groups, size = rows.shape[:2]
+    networks = Networks(*in_parts(networks, groups))
     first, second, back, coefficient, value = _from_step_1(found.trajectory, size)
     acts, by_acts = None if weights is None else weights.flatten(1, 2), None
     if probe is not None and found.way is not None and by.log_det is not None:
         local = hutchinson.Activations(first, second, coefficient, value)
+        by_estimate = layout.by_collect(by.log_det, groups).flatten(1)
         (by_first, by_second, by_coefficient, by_value), by_acts, by_matrices = hutchinson.adjoint(
-            probe, local, acts, found.matrices, substeps, found.way, by.log_det, weights_too
+            probe, local, acts, found.matrices, substeps, found.way, by_estimate, weights_too
         )
         by_back = None
     else:
@@ -216,7 +231,7 @@ def _adjoint(
             by_weight = add_product(by_matrices.input_weight, p.mT, by_each)
             by_matrices = by_matrices._replace(input_weight=by_weight)
     wanted = Wanted(
-        by.path,
+        layout.by_collect(by.path, groups),
         by.starts,
         by_first,
         by_second,
@@ -236,4 +251,4 @@ def _adjoint(
     num = layers.weight_in.shape[0]
     by_tau, by_rate = of_parts((given.tau, by_rate), num)
     _, by_layers = time_branch.adjoint(layers, found.parts, by_tau, by_rate)
-    return given.rows, by_weights, by_layers, Networks(*of_parts(given.networks, num))
+    return layout.by_spread(given.rows), by_weights, by_layers, Networks(*of_parts(given.networks, num))

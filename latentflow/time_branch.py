@@ -10,7 +10,6 @@ Values and rates pass through the layers together, as the rows of one product ea
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl, layout
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl, layout, rollout
 from tests.problems import make_potential
 
 DIM, NUM, STEPS = 4, 3, 3
@@ -80,10 +80,10 @@ def test_compiled_for_a_known_batch_networks_in_parts_and_groups_learn_what_they
     kind, log_det, monkeypatch
 ):
     torch._dynamo.reset()
-    parts_of, seen = layout._parts, []
+    parts_of, seen = rollout.parts_of, []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(layout, "GROUP", 1)
-    monkeypatch.setattr(layout, "_parts", lambda z: seen.append(parts_of(z)) or seen[-1])
+    monkeypatch.setattr(rollout, "parts_of", lambda z: seen.append(parts_of(z)) or seen[-1])
     eager = Loss(log_det)
     modules, losses = (copy.deepcopy(eager), eager), []
     means = [torch.linspace(-1, 1, 6 * DIM, dtype=torch.float64).view(6, DIM).requires_grad_() for _ in modules]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
-from latentflow import FlowPosterior, HJConstraint, NegativeForce, groups, layout, validate_values
+from latentflow import FlowPosterior, HJConstraint, NegativeForce, groups, layout, rollout, validate_values
 from latentflow.acting import acting
 from tests.problems import gaussian, make_potential, potentials, rand, seeds
 
@@ -34,7 +34,7 @@ def test_cut_into_parts_a_network_says_and_learns_the_same(potential, log_det, s
     q0, results = Independent(Normal(start, torch.ones_like(start)), 1), []
     for parts in (num, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(layout, "_parts", lambda z, parts=parts: parts)
+            patch.setattr(rollout, "parts_of", lambda z, parts=parts: parts)
             generator = torch.Generator().manual_seed(seed)
             path = FlowPosterior(potential, log_det, substeps=substeps)(
                 q0, potential.num - 1, steps=3, generator=generator
@@ -133,10 +133,10 @@ def test_a_batch_of_one_label_costs_what_the_number_costs():
 def test_compiled_for_a_known_batch_each_thread_of_a_cpu_has_a_part_of_one_network_s_rows(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     enough = 3 * groups.GROUP
-    assert layout._parts(torch.zeros(enough, 2)) == 1
+    assert layout.parts_of(torch.zeros(enough, 2)) == 1
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert [layout._parts(torch.zeros(batch, 2)) for batch in (enough, enough + 1, enough - 3, 0)] == [3, 1, 1, 1]
-    assert layout._parts(torch.zeros(enough, 2, device="meta")) == 1
+    assert [layout.parts_of(torch.zeros(batch, 2)) for batch in (enough, enough + 1, enough - 3, 0)] == [3, 1, 1, 1]
+    assert layout.parts_of(torch.zeros(enough, 2, device="meta")) == 1
 
 
 def test_even_labels_of_all_potentials_need_no_copy_of_them():

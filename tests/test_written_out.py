@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latentflow.closed_form import Networks
 from latentflow.heat import log_density
+from latentflow.layout import Layout
 from latentflow.penalty import Force, penalty
 from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
@@ -20,6 +21,11 @@ STACK = {  # how many networks there are, and which of them act, for each kind o
     "one mixed": (1, None),
     "2 mixed": (2, None),
     "groups of 2": (2, torch.tensor([1, 0, 1])),
+    "padded groups of 2": (2, torch.tensor([1, 0, 1])),
+}
+SAMPLES = {  # which of them lie in the rows of each group
+    "groups of 2": torch.tensor([[4, 0, 7], [1, 2, 8], [6, 3, 5]]),
+    "padded groups of 2": torch.tensor([[4, 0, 0], [1, 2, 3], [5, 5, 5]]),
 }
 
 
@@ -36,25 +42,33 @@ def of_stack(kind, bounded, seed):
 
 
 def what_moves(kind, bounded, seed):
-    """The same, with rows and weights."""
+    """The same, with latents, the weights of a mixture, and a function that makes a layout of these."""
     parameters, together, k, num = of_stack(kind, bounded, seed)
     weights = [rand(num, STEPS, ROWS, 1, seed=seed + 2)] if "mixed" in kind else []
-    rows = randn(1 if weights else num, ROWS, DIM, seed=seed)
-    return rows, weights, parameters, together, k, num
+    rows, place = SAMPLES.get(kind), None
+    if rows is not None:
+        place = torch.stack([(rows.flatten() == sample).nonzero()[0, 0] for sample in rows.unique()])
+    latents = randn(ROWS if place is None else len(place), DIM, seed=seed)
+
+    def layout(*weights):
+        return Layout(k, rows, place, weights[0] if weights else None)
+
+    return latents, weights, parameters, together, layout, num
 
 
 def swept(kind, bounded, seed, substeps=1, estimated=False):
-    rows, weights, parameters, together, k, _ = what_moves(kind, bounded, seed)
-    probe = randn(len(rows), STEPS * ROWS, DIM, seed=seed + 5).sign() if estimated else None
+    latents, weights, parameters, together, layout, num = what_moves(kind, bounded, seed)
+    probe = randn(1 if weights else num, STEPS * ROWS, DIM, seed=seed + 5).sign() if estimated else None
     at = Embedding.of(rand(STEPS + 1, seed=seed), 4)
 
-    def function(rows, *others):
-        acts, signs = others[-1] if weights else None, None if probe is None else probe.to(rows)
-        start = Start(rows, acts, signs, at.sinusoid.to(rows), at.rate[1:].to(rows))
-        found = sweep(Inputs(start, *together(others[: len(parameters)]), k, substeps))
+    def function(latents, *others):
+        where, signs = layout(*others[len(parameters) :]), None if probe is None else probe.to(latents)
+        embedding = at.sinusoid.to(latents), at.rate[1:].to(latents)
+        start = Start(latents, where.rows, where.place, where.weights, signs, *embedding)
+        found = sweep(Inputs(start, *together(others[: len(parameters)]), where.k, 1, substeps))
         return tuple(x for x in found if x is not None)
 
-    return function, [rows, *parameters, *weights]
+    return function, [latents, *parameters, *weights]
 
 
 def swept_and_estimated(kind, bounded, seed, substeps=1):
@@ -63,20 +77,20 @@ def swept_and_estimated(kind, bounded, seed, substeps=1):
 
 def moved_alone(kind, bounded, seed, substeps=1):
     """Without the Hamilton-Jacobi equation."""
-    rows, weights, parameters, together, k, _ = what_moves(kind, bounded, seed)
+    latents, weights, parameters, together, layout, _ = what_moves(kind, bounded, seed)
     at = Embedding.of(rand(STEPS + 1, seed=seed), 4)
 
-    def function(rows, *others):
-        sinusoid = at.sinusoid.to(rows)
-        start = Start(rows, others[-1] if weights else None, None, sinusoid, sinusoid[:0])
-        found = sweep(Inputs(start, *together(others[: len(parameters)]), k, substeps))
+    def function(latents, *others):
+        where, sinusoid = layout(*others[len(parameters) :]), at.sinusoid.to(latents)
+        start = Start(latents, where.rows, where.place, where.weights, None, sinusoid, sinusoid[:0])
+        found = sweep(Inputs(start, *together(others[: len(parameters)]), where.k, 1, substeps))
         return tuple(x for x in found if x is not None)
 
-    return function, [rows, *parameters, *weights]
+    return function, [latents, *parameters, *weights]
 
 
 def penalised(kind, bounded, seed, substeps=1):
-    _, weights, parameters, together, k, num = what_moves(kind, bounded, seed)
+    _, weights, parameters, together, layout, num = what_moves(kind, bounded, seed)
     left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
     starts = randn(1 if weights else num, STEPS, ROWS, DIM, seed=seed + 5)
     bias = randn(STACK[kind][0], seed=seed + 6)
@@ -84,18 +98,18 @@ def penalised(kind, bounded, seed, substeps=1):
 
     def function(left, at_0, starts, bias, *others):
         force = Force(sinusoid.to(left), *together(others[: len(parameters)]), bias)
-        return penalty(left, at_0, others[-1] if weights else None, starts, force, k, price, 0.7)
+        return penalty(layout(*others[len(parameters) :]), left, at_0, starts, force, price, 0.7)
 
     return function, [left, at_0, starts, bias, *parameters, *weights]
 
 
 def penalised_without_a_force(kind, bounded, seed, substeps=1):
-    _, weights, _, _, k, num = what_moves(kind, bounded, seed)
+    _, weights, _, _, layout, num = what_moves(kind, bounded, seed)
     left, at_0 = randn(num, STEPS * ROWS, seed=seed + 3), rand(num, ROWS, seed=seed + 4)
     starts = randn(1 if weights else num, STEPS, ROWS, DIM, seed=seed + 5)
 
     def function(left, at_0, *weights):
-        return penalty(left, at_0, weights[0] if weights else None, starts.to(left), None, k, 0.0, 0.7)
+        return penalty(layout(*weights), left, at_0, starts.to(left), None, 0.0, 0.7)
 
     return function, [left, at_0, *weights]
 
@@ -111,9 +125,9 @@ def widened(kind, bounded, seed, substeps=1):
 
 
 def of_values(kind, bounded, seed, substeps=1):
-    rows, _, parameters, together, _, _ = what_moves("2 mixed" if "mixed" in kind else "one mixed", bounded, seed)
+    latents, _, parameters, together, _, _ = what_moves("2 mixed" if "mixed" in kind else "one mixed", bounded, seed)
     times = randn(2 if "mixed" in kind else 1, STEPS, 4, seed=seed + 1)
-    rows = rows.repeat(1, STEPS, 1)
+    rows = latents.repeat(1, STEPS, 1)
 
     def function(rows, times, *others):
         return values(together((*parameters[:4], *others))[1], rows, times)
