@@ -7,17 +7,15 @@ is repeated for as many groups as it has.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from latentflow.written_out import hidden
 
-Numbers = npt.NDArray[np.int64]
 GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
 
@@ -29,31 +27,47 @@ class Groups(NamedTuple):
     place: Tensor  # (B,), where each sample lies among the G M rows
 
 
-def of_read(labels: Numbers, num: int) -> int | Groups:
-    """For the label of each sample, (B,), of at least one: as few rows as there can be; or the one label of them all."""
-    counts = np.bincount(labels)
-    each: list[int] = counts.tolist()
-    sizes = {*each} - {0}
+def of_read(labels: list[int], num: int) -> int | Groups:
+    """For the label of each sample, of at least one: as few rows as there can be; or the one label of them all.
+
+    In plain Python: of a batch, a library spends longer in its calls than on the labels.
+    """
+    counts = [0] * num
+    for label in labels:
+        counts[label] += 1
+    sizes = {*counts} - {0}
     if len(labels) in sizes:
-        return each.index(len(labels))
-    order = labels.argsort(kind="stable")
-    place, row = np.empty_like(order), np.arange(len(order))
+        return labels[0]
+    rows = sorted(range(len(labels)), key=labels.__getitem__)
     if len(sizes) == 1:  # as many of each, as they usually are
         (size,) = sizes
-        rows = order.reshape(-1, size)
-        networks = None if len(rows) == num else counts.nonzero()[0]
+        networks = [label for label, count in enumerate(counts) if count]
     else:
-        size = _group_size(each)
-        groups = -(-counts // size)
-        first_sample, first_group = counts.cumsum() - counts, groups.cumsum() - groups
-        row += (first_group * size - first_sample).repeat(counts)
-        which = np.arange(len(groups)).repeat(groups)
-        in_label = (np.arange(len(which)) - first_group[which])[:, None] * size + np.arange(size)
-        rows = order[first_sample[which][:, None] + np.minimum(in_label, counts[which][:, None] - 1)]
-        networks = None if len(groups) == num and (groups == 1).all() else which
-    place[order] = row
-    k = None if networks is None else torch.from_numpy(networks)
-    return Groups(k, torch.from_numpy(rows), torch.from_numpy(place))
+        size = _group_size(counts)
+        rows, networks = _padded(rows, counts, size)
+    place = [0] * len(labels)
+    for row, sample in enumerate(rows):
+        place[sample] = row
+    k = None if networks == list(range(num)) else _integers(networks)
+    return Groups(k, _integers(rows).view(-1, size), _integers(place))
+
+
+def _padded(samples: list[int], counts: list[int], size: int) -> tuple[list[int], list[int]]:
+    """Samples of one label after the other, so many of each, in groups of one size; and the label of each group."""
+    rows: list[int] = []
+    networks: list[int] = []
+    end = 0
+    for label, count in enumerate(counts):
+        if count > 0:
+            groups, start, end = -(-count // size), end, end + count
+            networks += [label] * groups
+            rows += samples[start:end]
+            rows += [samples[start]] * (groups * size - count)
+    return rows, networks
+
+
+def _integers(numbers: list[int]) -> Tensor:
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
 def _group_size(counts: list[int]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,9 +108,8 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     if labels is not None and num == 1:
         return Layout(0, None, None, None)
     if labels is not None and what.constant:
-        # Where reading does not wait for a device. As a list: torch.func may wrap them, and has no memory to share with numpy.
-        if what.readable and labels.device.type == "cpu" and labels.shape[0] > 0:
-            found = groups.of_read(np.array(labels[:, 0].tolist(), np.int64), num)
+        if what.read and labels.device.type == "cpu":  # where the groups need not go to a device
+            found = groups.of_read(what.read, num)
             return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
         unread = None if transformed() else groups.of_unread(labels[:, 0], num)
         if unread is not None:
