@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from latentflow.stack import Choice
 from latentflow.written_out import transformed
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
+class Layout(NamedTuple):
     """Which rows the networks see. There are three kinds, all of which look alike from outside.
 
     * one network, which sees all B samples, in G parts of M, see `parts_of`;

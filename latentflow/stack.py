@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Choice = int | Tensor | None  # the one network, or that of each of G groups, (G,); None are all of them
 
@@ -39,7 +39,7 @@ def to_all(gradient: Tensor, k: Choice, num: int) -> Tensor:
         return gradient
     if isinstance(k, Tensor):
         return gradient.new_zeros(num, *gradient.shape[1:]).index_add_(0, k, gradient)
-    return F.pad(gradient, (*(0, 0) * (gradient.ndim - 1), k, num - k - 1))
+    return torch.constant_pad_nd(gradient, (*(0, 0) * (gradient.ndim - 1), k, num - k - 1))
 
 
 def each_to_all(gradients: Iterable[Tensor | None], k: Choice, num: int) -> list[Tensor | None]:
