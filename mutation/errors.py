@@ -40,7 +40,7 @@ _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
 _sweep = _in("latentflow/sweep.py", "written_out", "rollout", "constraint")
 _penalty = _in("latentflow/penalty.py", "written_out", "rollout", "constraint")
 _stack = _in("latentflow/stack.py", "layout", "written_out", "rollout")
-_layout = _in("latentflow/layout.py", "layout")
+_layout = _in("latentflow/layout.py", "layout", "written_out")
 _groups = _in("latentflow/groups.py", "layout")
 _hessian_product = _in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
 _hutchinson = _in("latentflow/hutchinson.py", "written_out", "rollout")
@@ -125,13 +125,18 @@ ERRORS = (
     ),
     _time_branch(
         "the derivative of GELU lacks its second half",
-        "slope, inner = torch.addcmul(below, pre, density), pre * below",
-        "slope, inner = below, pre * below",
+        "bend = torch.addcmul(error, pre, density)",
+        "bend = error",
     ),
     _time_branch(
         "the slope of GELU changes as the density does",
-        "density[:, late] * (2 - pre[:, late].square())",
-        "density[:, late] * (1 - pre[:, late].square())",
+        "pre[:, late], pre[:, late], value=-2)",
+        "pre[:, late], pre[:, late], value=-4)",
+    ),
+    _time_branch(
+        "the first bias of the time branch forgets that it is scaled",
+        "by_pre.sum(1) * 0.7071067811865476",
+        "by_pre.sum(1)",
     ),
     _values(
         "the adjoint of the values leaves the output tanh out",
@@ -206,16 +211,21 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _groups("rows of other samples come back", "place[order] = row", "place[:] = row"),
+    _groups("rows of other samples come back", "place[sample] = row", "place[row] = sample"),
     _groups(
         "the second group of a label is moved by the next network",
-        "np.arange(len(groups)).repeat(groups)",
-        "np.arange(groups.sum()) % num",
+        "networks += [label] * groups",
+        "networks += [(label + n) % len(counts) for n in range(groups)]",
     ),
     _groups(
         "rows of other samples come back where labels are even",
-        "rows = order.reshape(-1, size)",
-        "rows = order.reshape(size, -1).T",
+        "_integers(rows).view(-1, size)",
+        "_integers(rows).view(size, -1).T",
+    ),
+    _groups(
+        "a group of labels that are read is filled up with samples of others",
+        "rows += [samples[start]] * (groups * size - count)",
+        "rows += [samples[0]] * (groups * size - count)",
     ),
     _groups(
         "labels that are not read find no room where all are unlike but one",
@@ -232,6 +242,26 @@ ERRORS = (
         "log-determinants of a network in parts come back in another order",
         ".transpose(0, 1).reshape(1, -1, x.shape[-1])",
         ".reshape(1, -1, x.shape[-1])",
+    ),
+    _layout(
+        "gradients of even labels come back to other samples",
+        "by.index_select(0, self.place)",
+        "by[self.rows.flatten()]",
+    ),
+    _layout(
+        "gradients of even labels go to rows of other samples",
+        "by.index_select(0, self.rows.flatten())",
+        "by[self.place]",
+    ),
+    _layout(
+        "of a sample in several rows all learn from what one has said",
+        "by.new_zeros(self.rows.numel(), *by.shape[1:]).index_copy(0, self.place, by)",
+        "by[self.rows.flatten()]",
+    ),
+    _layout(
+        "of a sample in several rows the last alone is learned from",
+        ".index_add(0, self.rows.flatten(), by)",
+        ".index_copy(0, self.rows.flatten(), by)",
     ),
     _layout("labels that are not read pay for all networks", "if unread is not None:", "if False:"),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
