@@ -19,7 +19,7 @@ class Acting:
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
     constant: bool = False  # labels (B, T) that stay the same along the path
-    read: list[int] | None = None  # constant labels of the samples, where the host may read them
+    readable: bool = False  # which the host may read, and has found in range
 
     @property
     def steps(self) -> int:
@@ -54,17 +54,13 @@ def acting(
         row = z.new_zeros(num)
         row[label] = 1
         return Acting(row.expand(z.shape[0], steps, num), label)
-    # All labels that are the same in each step, to be grouped; else the ends of their range are enough.
-    values = read(label, _ends if label.ndim == 2 else _all)
-    if values is None:
+    readable = _in_range(label, num)
+    if not readable:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
-    elif values and not 0 <= min(values) <= max(values) < num:
-        got = f"from {min(values)} to {max(values)}"
-        raise ValueError(f"k: got labels {got}, expected 0, ..., {num - 1}; the potential has num={num}")
     one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
     if label.ndim == 2:
         return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), True, values)
+    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), True, readable)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
@@ -88,13 +84,15 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     return k.to(device=z.device, dtype=torch.int64)
 
 
-def _all(labels: Tensor) -> list[int]:
-    found: list[int] = labels.tolist()
-    return found
-
-
-def _ends(labels: Tensor) -> list[int]:
-    return [int(end.item()) for end in labels.aminmax()] if labels.numel() > 0 else []
+def _in_range(labels: Tensor, num: int) -> bool:
+    """Raise unless labels are in range; False where values may not be read."""
+    found = read(labels, lambda x: [end.item() for end in x.aminmax()] if x.numel() > 0 else [0, 0])
+    if found is None:
+        return False
+    low, high = found
+    if low < 0 or high >= num:
+        raise ValueError(f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}")
+    return True
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

@@ -30,7 +30,7 @@ class Groups(NamedTuple):
 def of_read(labels: list[int], num: int) -> int | Groups:
     """For the label of each sample, of at least one: as few rows as there can be; or the one label of them all.
 
-    In plain Python: of a batch, a library spends longer in its calls than on the labels.
+    In plain Python: with a few hundred labels, a library spends longer in its calls than on the labels.
     """
     counts = [0] * num
     for label in labels:

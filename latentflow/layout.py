@@ -26,18 +26,20 @@ class Layout(NamedTuple):
     rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat one of the same label
     place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
     weights: Tensor | None  # mixture: (K, S, B, 1)
-    parts: int = 1  # one network: G
 
     @property
     def weights_of_rows(self) -> Tensor | None:
         """A mixture's weights, (K, S B, 1), step after step."""
         return None if self.weights is None else self.weights.flatten(1, 2)
 
-    def spread(self, z: Tensor) -> Tensor:
-        """Of samples, (B, S, ...) or (B, d), as rows (G, S M, ...), step after step; G is 1 of a mixture."""
+    def spread(self, z: Tensor, parts: int = 1) -> Tensor:
+        """Of samples, (B, S, ...) or (B, d), as rows (G, S M, ...), step after step.
+
+        G is the number of parts of one network, or of groups of labels; of a mixture it is 1.
+        """
         z = z[:, None] if z.ndim == 2 else z
         if self.rows is None:
-            return z.view(self.parts, z.shape[0] // self.parts, *z.shape[1:]).transpose(1, 2).flatten(1, 2)
+            return z.view(parts, z.shape[0] // parts, *z.shape[1:]).transpose(1, 2).flatten(1, 2)
         chosen = z.index_select(0, self.rows.flatten()).view(*self.rows.shape, *z.shape[1:])
         return chosen.transpose(1, 2).flatten(1, 2)
 
@@ -55,9 +57,9 @@ class Layout(NamedTuple):
             return by.index_select(0, self.place)
         return by.new_zeros(batch, by.shape[1]).index_add(0, self.rows.flatten(), by)
 
-    def by_collect(self, by: Tensor, groups: int) -> Tensor:
+    def by_collect(self, by: Tensor, parts: int) -> Tensor:
         """The gradient of x (G, S, M, ...), for that of `collect`, (B, S, ...)."""
-        return self.by_samples(by, groups).transpose(1, 2)
+        return self.by_samples(by, parts).transpose(1, 2)
 
     def in_one(self, x: Tensor | None, steps: int) -> Tensor | None:
         """Of rows of a network in parts, (G, S M, n), those of one part, (1, S G M, n); all else as it is."""
@@ -66,14 +68,14 @@ class Layout(NamedTuple):
         return x.view(x.shape[0], steps, -1, x.shape[-1]).transpose(0, 1).reshape(1, -1, x.shape[-1])
 
     def samples(self, x: Tensor) -> Tensor:
-        """X (G, M, ...) as (B, ...)."""
+        """Of rows, (G, M, ...), as samples, (B, ...)."""
         x = x.flatten(0, 1)
         return x if self.place is None else x.index_select(0, self.place)
 
-    def by_samples(self, by: Tensor, groups: int) -> Tensor:
+    def by_samples(self, by: Tensor, parts: int) -> Tensor:
         """The gradient of x (G, M, ...), for that of `samples`, (B, ...); padded rows get none."""
         if self.rows is None or self.place is None:
-            return by.view(groups, by.shape[0] // groups, *by.shape[1:])
+            return by.view(parts, by.shape[0] // parts, *by.shape[1:])
         if self.rows.numel() == by.shape[0]:  # a permutation
             found = by.index_select(0, self.rows.flatten())
         else:
@@ -107,8 +109,9 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     if labels is not None and num == 1:
         return Layout(0, None, None, None)
     if labels is not None and what.constant:
-        if what.read and labels.device.type == "cpu":  # where the groups need not go to a device
-            found = groups.of_read(what.read, num)
+        # Where reading does not wait for a device. As a list: torch.func may wrap them, and has no memory to share.
+        if what.readable and labels.device.type == "cpu" and labels.shape[0] > 0:
+            found = groups.of_read(labels[:, 0].tolist(), num)
             return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
         unread = None if transformed() else groups.of_unread(labels[:, 0], num)
         if unread is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
 from latentflow.layout import Layout
-from latentflow.stack import all_chosen, each_to_all, in_parts, of_parts
+from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
 from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves, take
 
@@ -71,6 +71,9 @@ class _Given(NamedTuple):
     weights: Tensor | None
     starts: Tensor
 
+    def layout(self, k: Choice) -> Layout:
+        return Layout(k, self.rows, self.place, self.weights)
+
 
 class _Way(NamedTuple):
     """From the path to the penalty."""
@@ -91,9 +94,10 @@ class _OfForce(NamedTuple):
 
 def _evaluate(*inputs: Any) -> tuple[Tensor, _Way, _OfForce | None]:
     *tensors, k, price, factor = inputs
-    given = iter(tensors)
-    (left, at_0, of_label, place, weights, starts), sinusoid = take(given, _Given), next(given)
-    *parameters, bias = given
+    rest = iter(tensors)
+    given, sinusoid = take(rest, _Given), next(rest)
+    left, at_0, _, _, weights, starts = given
+    *parameters, bias = rest
     root, of_force, residual = None, None, left
     if sinusoid is not None:
         acting = iter(all_chosen((*parameters, bias), k))
@@ -118,7 +122,7 @@ def _evaluate(*inputs: Any) -> tuple[Tensor, _Way, _OfForce | None]:
         initial = (at_0 * weights[:, 0]).sum(0, keepdim=True)
     if factor > 0:  # nothing times a gradient that overflows would not be a number
         total = torch.add(total, initial, alpha=factor)
-    return Layout(k, of_label, place, weights).samples(total), _Way(each, residual, root), of_force
+    return given.layout(k).samples(total), _Way(each, residual, root), of_force
 
 
 class _Penalty(torch.autograd.Function):
@@ -139,12 +143,12 @@ class _Penalty(torch.autograd.Function):
         given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
         if more_is_asked((by_total,)):
             return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        (left, at_0, of_label, place, weights, starts), (each, residual, root), sinusoid = (
+        (left, at_0, _, _, weights, starts), (each, residual, root), sinusoid = (
             given,
             take(saved, _Way),
             of_force[0],
         )
-        by_total = Layout(ctx.k, of_label, place, weights).by_samples(by_total, starts.shape[0])
+        by_total = given.layout(ctx.k).by_samples(by_total, starts.shape[0])
         by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
         by_weights = None
         if weights is not None:

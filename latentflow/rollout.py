@@ -133,12 +133,12 @@ def roll_out(
 def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     """The embedding of times, and the sweep; of tensors one by one."""
     rows, place, weights, *parameters, k, substeps, constrained = others
-    parts, given = parts_of(z0) if rows is None and weights is None else 1, iter(parameters)
-    layout = Layout(k, rows, place, weights, parts)
+    layout, given = Layout(k, rows, place, weights), iter(parameters)
+    parts = parts_of(z0) if rows is None and weights is None else 1
     layers, networks = take(given, Layers), take(given, Networks)
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     sinusoid, rates = Embedding.of(at_0, layers.weight_in.shape[-1])
-    probe = None if bits is None else logdet.signs(layout.spread(bits), z0)
+    probe = None if bits is None else logdet.signs(layout.spread(bits, parts), z0)
     start = Start(z0, rows, place, weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
     found = sweep(Inputs(start, layers, networks, k, parts, substeps))
     names = ("first", "second", "back", "coefficient", "value")

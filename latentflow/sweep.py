@@ -78,18 +78,19 @@ class Inputs(NamedTuple):
         *tensors, k, parts, substeps = flat
         given = iter(tensors)
         start, parameters = take(given, Start), iter(all_chosen(given, k))
-        return cls(start, take(parameters, Layers), take(parameters, Networks), k, parts, substeps)
+        layers, networks = take(parameters, Layers), in_parts(take(parameters, Networks), parts)
+        return cls(start, layers, Networks(*networks), k, parts, substeps)
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.k, self.start.rows, self.start.place, self.start.weights, self.parts)
+        return Layout(self.k, self.start.rows, self.start.place, self.start.weights)
 
     def flat(self) -> tuple[Any, ...]:
         return *self.start, *self.layers, *self.networks, self.k, self.parts, self.substeps
 
 
 def sweep(inputs: Inputs) -> Sweep:
-    """Follow the networks from where the rows start."""
+    """Follow the networks from where the latents start."""
     flat = inputs.flat()
     return Sweep(*(_Sweep.apply(*flat) if serves() else _sweep(*flat)))  # type: ignore[no-untyped-call]
 
@@ -119,8 +120,7 @@ class _Found(NamedTuple):
         parts = take(saved, time_branch.Parts)
         found = Trajectory(motion, gradients, take(saved, trajectory.Activations), square)
         way = hutchinson.Way(take(saved, hessian_product.Parts), take(saved, hutchinson.Others)) if estimated else None
-        input_weight, hidden_weight = in_parts((networks.input_weight, networks.hidden_weight), rows.shape[0])
-        matrices = Matrices(input_weight, hidden_weight, weighted)
+        matrices = Matrices(networks.input_weight, networks.hidden_weight, weighted)
         return cls(rows, matrices, tau, rate, parts, found, each, way)
 
 
@@ -129,13 +129,12 @@ def _sweep(*flat: Any) -> Sweep:
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
-    (latents, _, _, weights, probe, sinusoid, rotated), layers, networks, _, _, substeps = inputs
-    layout = inputs.layout
-    rows = layout.spread(latents)
-    networks, size = Networks(*in_parts(networks, rows.shape[0])), rows.shape[1]
-    matrices = Matrices.of(networks)
-    tau, rate, parts = time_branch.evaluate(sinusoid, rotated, layers)
-    tau, rate = in_parts((tau, rate), rows.shape[0])
+    (latents, _, _, weights, probe, sinusoid, rotated), layers, networks, _, parts, substeps = inputs
+    layout, matrices = inputs.layout, Matrices.of(networks)
+    rows = layout.spread(latents, parts)
+    size = rows.shape[1]
+    tau, rate, of_time = time_branch.evaluate(sinusoid, rotated, layers)
+    tau, rate = in_parts((tau, rate), parts)
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
     first, second, back, coefficient, value = _from_step_1(found, size)
     path = found.path(rows, tau.shape[1] - 1)
@@ -154,7 +153,7 @@ def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
         log_det = layout.collect(estimate.view(rows.shape[0], tau.shape[1] - 1, size))
     activations = (first, second, back, coefficient, value) if probe is None else ()
     said = Sweep(layout.collect(path), starts, squared[:, :size], left, log_det, *activations)
-    return said, _Found(rows, matrices, tau, rate, parts, found, each, way)
+    return said, _Found(rows, matrices, tau, rate, of_time, found, each, way)
 
 
 def _from_step_1(found: Trajectory, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -195,15 +194,14 @@ def _adjoint(
     inputs: Inputs, found: _Found, by: Sweep, weights_too: bool
 ) -> tuple[Tensor, Tensor | None, Layers, Networks]:
     """The gradients of latents, of weights where `weights_too` asks for them, and of layers and networks that act."""
-    (_, _, _, weights, probe, _, _), layers, networks, _, _, substeps = inputs
+    (_, _, _, weights, probe, _, _), layers, networks, _, parts, substeps = inputs
     layout, rows = inputs.layout, found.rows
-    groups, size = rows.shape[:2]
-    networks = Networks(*in_parts(networks, groups))
+    size = rows.shape[1]
     first, second, back, coefficient, value = _from_step_1(found.trajectory, size)
     acts, by_acts = None if weights is None else weights.flatten(1, 2), None
     if probe is not None and found.way is not None and by.log_det is not None:
         local = hutchinson.Activations(first, second, coefficient, value)
-        by_estimate = layout.by_collect(by.log_det, groups).flatten(1)
+        by_estimate = layout.by_collect(by.log_det, parts).flatten(1)
         (by_first, by_second, by_coefficient, by_value), by_acts, by_matrices = hutchinson.adjoint(
             probe, local, acts, found.matrices, substeps, found.way, by_estimate, weights_too
         )
@@ -231,7 +229,7 @@ def _adjoint(
             by_weight = add_product(by_matrices.input_weight, p.mT, by_each)
             by_matrices = by_matrices._replace(input_weight=by_weight)
     wanted = Wanted(
-        layout.by_collect(by.path, groups),
+        layout.by_collect(by.path, parts),
         by.starts,
         by_first,
         by_second,

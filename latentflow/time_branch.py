@@ -5,7 +5,11 @@ With :math:`e(t)` the sinusoidal embedding and :math:`\Phi, \varphi` the normal 
 .. math:: x = W_1 e + b_1, \quad \tau = W_2\, x \Phi(x) + b_2, \quad
           \tau' = W_2\,[g \circ W_1 e'], \quad g = \Phi(x) + x\,\varphi(x).
 
-Values and rates pass through the layers together, as the rows of one product each.
+Values and rates pass through the layers together, as the rows of one product each. With :math:`r = x / \sqrt 2`, which the
+first product gives where e is scaled, the error function needs no more operations around it:
+
+.. math:: \sqrt 2\, x \Phi(x) = r + r\,\mathrm{erf}(r), \quad 2 g = 1 + \mathrm{erf}(r) + r \gamma, \quad
+          \gamma = \tfrac{2}{\sqrt\pi}\, e^{-r^2}.
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ class Layers(NamedTuple):
 class Parts(NamedTuple):
     """What tau of S times and tau' of the last R of them come from."""
 
-    rows: Tensor  # e and then e', (S + R, width)
-    pre: Tensor  # x, (G, S, h)
-    inner: Tensor  # x Phi(x) and then g W_1 e', (G, S + R, h)
-    turned: Tensor  # W_1 e', (G, R, h)
-    density: Tensor  # phi, (G, S, h)
-    slope: Tensor  # g, (G, S, h)
+    rows: Tensor  # e / sqrt(2) and then e' / 2, (S + R, width)
+    pre: Tensor  # r, (G, S, h)
+    inner: Tensor  # r + r erf(r) and then g W_1 e', (G, S + R, h)
+    turned: Tensor  # W_1 e' / 2, (G, R, h)
+    density: Tensor  # gamma, (G, S, h)
+    excess: Tensor  # 2 g - 1, (G, S, h)
 
 
 class Embedding(NamedTuple):
@@ -84,26 +88,26 @@ def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor,
     # What GELU and its slope share is made once. For so few numbers torch's own takes longer to be called than to work.
     error = torch.erf(pre)
     density = torch.addcmul(pre.new_full((), 0.1207822376352452), pre, pre, value=-1).exp()
-    bend = torch.addcmul(error, pre, density)
-    inner = _stretched(pre, error, turned, bend)
+    excess = torch.addcmul(error, pre, density)
+    inner = _stretched(pre, error, turned, excess)
     found = torch.bmm(inner, layers.weight_out.mT)
-    parts = Parts(rows, pre, inner, turned, density, bend)
+    parts = Parts(rows, pre, inner, turned, density, excess)
     tau = torch.add(layers.bias_out[:, None], found[:, :count], alpha=0.7071067811865476)
     return tau, found[:, count:], parts
 
 
 def adjoint(
-    layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, by_rows: bool = False
+    layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, embedding_too: bool = False
 ) -> tuple[tuple[Tensor, Tensor] | None, Layers]:
-    """The gradients of e, (S, width), and e', (R, width), where `by_rows` asks for them, and of the layers."""
-    rows, pre, inner, turned, density, bend = parts
+    """The gradients of e, (S, width), and e', (R, width), where `embedding_too` asks for them, and of the layers."""
+    rows, pre, inner, turned, density, excess = parts
     count, rated = pre.shape[1], turned.shape[1]
     late = slice(count - rated, count)
     by_found = by_tau * 0.7071067811865476
     by_found = by_found if by_rate is None else torch.cat((by_found, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
     by_product = by_inner[:, count:]
-    by_along = _stretched(by_inner[:, :count], bend, by_product, bend)
+    by_along = _stretched(by_inner[:, :count], excess, by_product, excess)
     by_pre = by_along[:, :count]
     if by_rate is not None:
         # 2 g changes by 2 gamma (1 - r^2).
@@ -115,24 +119,24 @@ def adjoint(
         torch.bmm(by_found.mT, inner),
         by_tau.sum(1),
     )
-    if not by_rows:
+    if not embedding_too:
         return None, by_layers
     found = torch.bmm(by_along, layers.weight_in).sum(0)
     return (found[:count] * 0.7071067811865476, found[count:] * 0.5), by_layers
 
 
-def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, bend: Tensor) -> Tensor:
-    """Values (G, S, h) times 1 + `stretch`, and behind them rates (G, R, h) times 1 + `bend`, of which the last R rows."""
+def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor) -> Tensor:
+    """Values (G, S, h) times 1 + `stretch`, and behind them rates (G, R, h) times 1 + `excess`, of which the last R rows."""
     rated = rates.shape[1]
     if rated == 0:
         return torch.addcmul(values, values, stretch)
-    bend = bend[:, bend.shape[1] - rated :]
+    excess = excess[:, excess.shape[1] - rated :]
     if not unrecorded():
-        return torch.cat((torch.addcmul(values, values, stretch), torch.addcmul(rates, rates, bend)), 1)
+        return torch.cat((torch.addcmul(values, values, stretch), torch.addcmul(rates, rates, excess)), 1)
     num, count, hidden = values.shape  # written to its place, which costs less than to join what would lie elsewhere
     both = values.new_empty(num, count + rated, hidden)
     torch.addcmul(values, values, stretch, out=both[:, :count])
-    torch.addcmul(rates, rates, bend, out=both[:, count:])
+    torch.addcmul(rates, rates, excess, out=both[:, count:])
     return both
 
 
@@ -154,5 +158,5 @@ class _Branch(torch.autograd.Function):
         if more_is_asked((by_tau, by_rate)):
             return differentiably(_plain, (*embedding, *layers), (by_tau, by_rate))
         asked = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        by_rows, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
-        return *((None, None) if by_rows is None else by_rows), *by_layers
+        by_embedding, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
+        return *((None, None) if by_embedding is None else by_embedding), *by_layers

@@ -27,7 +27,9 @@ def serves() -> bool:
 
 def unrecorded() -> bool:
     """Whether nothing looks at single operations, so that they may write in place."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed())
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed():
+        return False
+    return torch._C._len_torch_dispatch_stack() == 0  # of modes, as that by which make_fx traces
 
 
 def transformed() -> bool:

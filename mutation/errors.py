@@ -125,8 +125,8 @@ ERRORS = (
     ),
     _time_branch(
         "the derivative of GELU lacks its second half",
-        "bend = torch.addcmul(error, pre, density)",
-        "bend = error",
+        "excess = torch.addcmul(error, pre, density)",
+        "excess = error",
     ),
     _time_branch(
         "the slope of GELU changes as the density does",

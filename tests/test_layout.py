@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from latentflow import FlowPosterior, HJConstraint, NegativeForce, groups, layout, rollout, validate_values
 from latentflow.acting import acting
@@ -63,6 +64,7 @@ def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, s
         torch.testing.assert_close(log_det[i : i + 1], its_log_det, rtol=1e-11, atol=1e-11)
 
 
+@example(counts=[300, *[1] * 63])  # as one size for all would make them many
 @given(counts=st.lists(st.integers(0, 300), min_size=1, max_size=64).filter(any))
 def test_labels_never_pay_for_potentials_that_do_not_act(counts):
     """Neither many potentials nor uneven labels cost more than three times what as many samples cost, shared out evenly."""
@@ -137,6 +139,13 @@ def test_compiled_for_a_known_batch_each_thread_of_a_cpu_has_a_part_of_one_netwo
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert [layout.parts_of(torch.zeros(batch, 2)) for batch in (enough, enough + 1, enough - 3, 0)] == [3, 1, 1, 1]
     assert layout.parts_of(torch.zeros(enough, 2, device="meta")) == 1
+
+
+def test_a_traced_graph_takes_the_labels_that_it_is_given():
+    """Make_fx computes with real numbers, which must not become a part of the graph."""
+    flow, z0, one, other = FlowPosterior(make_potential(3, 4)), gaussian(5, 3).mean, *torch.randint(4, (2, 5))
+    traced = make_fx(lambda z, k: flow.transport(z, k, 2)[0])(z0, one)
+    torch.testing.assert_close(traced(z0, other), flow.transport(z0, other, 2)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_even_labels_of_all_potentials_need_no_copy_of_them():
