@@ -143,11 +143,7 @@ class _Penalty(torch.autograd.Function):
         given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
         if more_is_asked((by_total,)):
             return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        (left, at_0, _, _, weights, starts), (each, residual, root), sinusoid = (
-            given,
-            take(saved, _Way),
-            of_force[0],
-        )
+        (left, at_0, _, _, weights, starts), (each, residual, root) = given, take(saved, _Way)
         by_total = given.layout(ctx.k).by_samples(by_total, starts.shape[0])
         by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
         by_weights = None
@@ -165,7 +161,7 @@ class _Penalty(torch.autograd.Function):
         by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
         by_root = ((root + root).view_as(each) * by_square).view_as(root)
         rows = starts.flatten(1, 2)
-        by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(sinusoid), activations, by_root)
+        by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(of_force[0]), activations, by_root)
         by_bias = None if of_force[-1] is None else by_root.sum(1)
         by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
         _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)

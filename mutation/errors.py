@@ -48,6 +48,7 @@ _hamilton_jacobi = _in("latentflow/hamilton_jacobi.py", "written_out", "rollout"
 _time_branch = _in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
 _values = _in("latentflow/values.py", "written_out", "rollout")
 _written_out = _in("latentflow/written_out.py", "written_out", "example_train")
+_traced = _in("latentflow/written_out.py", "layout")
 _product = _in("latentflow/product.py", "written_out", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
 _compiled = _in("latentflow/trajectory.py", "compile")
@@ -262,6 +263,11 @@ ERRORS = (
         "of a sample in several rows the last alone is learned from",
         ".index_add(0, self.rows.flatten(), by)",
         ".index_copy(0, self.rows.flatten(), by)",
+    ),
+    _traced(
+        "a graph that is traced writes in place of what it needs a gradient of",
+        "return torch._C._len_torch_dispatch_stack() == 0",
+        "return True",
     ),
     _layout("labels that are not read pay for all networks", "if unread is not None:", "if False:"),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
