@@ -8,12 +8,13 @@ With :math:`e(t)` the sinusoidal embedding and :math:`\Phi, \varphi` the normal 
 Values and rates pass through the layers together, as the rows of one product each. With :math:`r = x / \sqrt 2`, which the
 first product gives where e is scaled, the error function needs no more operations around it:
 
-.. math:: \sqrt 2\, x \Phi(x) = r + r\,\mathrm{erf}(r), \quad 2 g = 1 + \mathrm{erf}(r) + r \gamma, \quad
-          \gamma = \tfrac{2}{\sqrt\pi}\, e^{-r^2}.
+.. math:: \sqrt 2\, x \Phi(x) = r + r\,\mathrm{erf}(r), \quad 2 g = 1 + \mathrm{erf}(r) + \gamma r e^{-r^2}, \quad
+          (2g)' = 2 \gamma\, (1 - r^2)\, e^{-r^2}, \quad \gamma = \tfrac{2}{\sqrt\pi}.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -34,27 +35,26 @@ class Layers(NamedTuple):
 class Parts(NamedTuple):
     """What tau of S times and tau' of the last R of them come from."""
 
-    rows: Tensor  # e / sqrt(2) and then e' / 2, (S + R, width)
-    pre: Tensor  # r, (G, S, h)
+    rows: Tensor  # those of the embedding, (S + R, width)
     inner: Tensor  # r + r erf(r) and then g W_1 e', (G, S + R, h)
     turned: Tensor  # W_1 e' / 2, (G, R, h)
-    density: Tensor  # gamma, (G, S, h)
     excess: Tensor  # 2 g - 1, (G, S, h)
+    bend: Tensor | None  # (1 - r^2) exp(-r^2) of the last R times, (G, R, h), if there are any
 
 
 class Embedding(NamedTuple):
     """Of S times."""
 
-    sinusoid: Tensor  # e, (S, width)
-    rate: Tensor  # e', (S, width)
+    sinusoid: Tensor  # e / sqrt(2), (S, width)
+    rate: Tensor  # e' / 2, (S, width)
 
     @classmethod
     def of(cls, t: Tensor, width: int) -> Embedding:
         """For times (S,)."""
         frequencies = torch.logspace(0, -4, width // 2, dtype=t.dtype, device=t.device)
         phase = t[:, None] * frequencies
-        sin, cos = phase.sin(), phase.cos()
-        return cls(torch.cat((sin, cos), -1), torch.cat((frequencies * cos, -frequencies * sin), -1))
+        sin, cos, halves = phase.sin(), phase.cos(), frequencies * 0.5
+        return cls(torch.cat((sin, cos), -1) * math.sqrt(0.5), torch.cat((halves * cos, -halves * sin), -1))
 
 
 def tau_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
@@ -77,21 +77,24 @@ def _plain(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> tuple[Tensor, 
 
 
 def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
-    """Tau of S times, tau' of the last R of them, and what `adjoint` takes; e is (S, width) and e' is (R, width)."""
+    """Tau of S times, tau' of the last R of them, and what `adjoint` takes, for their embedding, (S, width) and (R, width)."""
     count, rated = sinusoid.shape[0], rotated.shape[0]
-    # Literals, for 1 / sqrt(2) and log(2 / sqrt(pi)): within an autograd function torch.compile takes no names of numbers.
-    rows = sinusoid * 0.7071067811865476
-    rows = torch.cat((rows, rotated * 0.5)) if rated else rows
+    rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
+    # Literals, for 1 / sqrt(2) and 2 / sqrt(pi): within an autograd function torch.compile takes no names of numbers.
     pre = torch.add(along[:, :count], layers.bias_in[:, None], alpha=0.7071067811865476)
     turned = along[:, count:]
     # What GELU and its slope share is made once. For so few numbers torch's own takes longer to be called than to work.
-    error = torch.erf(pre)
-    density = torch.addcmul(pre.new_full((), 0.1207822376352452), pre, pre, value=-1).exp()
-    excess = torch.addcmul(error, pre, density)
+    error, square = torch.erf(pre), pre.square()
+    decay = square.neg().exp()
+    excess = torch.addcmul(error, pre, decay, value=1.1283791670955126)
     inner = _stretched(pre, error, turned, excess)
     found = torch.bmm(inner, layers.weight_out.mT)
-    parts = Parts(rows, pre, inner, turned, density, excess)
+    bend = None
+    if rated:
+        decay = decay[:, count - rated :]
+        bend = torch.addcmul(decay, decay, square[:, count - rated :], value=-1)
+    parts = Parts(rows, inner, turned, excess, bend)
     tau = torch.add(layers.bias_out[:, None], found[:, :count], alpha=0.7071067811865476)
     return tau, found[:, count:], parts
 
@@ -99,22 +102,19 @@ def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor,
 def adjoint(
     layers: Layers, parts: Parts, by_tau: Tensor, by_rate: Tensor | None, embedding_too: bool = False
 ) -> tuple[tuple[Tensor, Tensor] | None, Layers]:
-    """The gradients of e, (S, width), and e', (R, width), where `embedding_too` asks for them, and of the layers."""
-    rows, pre, inner, turned, density, excess = parts
-    count, rated = pre.shape[1], turned.shape[1]
-    late = slice(count - rated, count)
+    """The gradients of the embedding, (S, width) and (R, width), where `embedding_too` asks for them, and of the layers."""
+    rows, inner, turned, excess, bend = parts
+    num, count, rated = excess.shape[0], excess.shape[1], turned.shape[1]
     by_found = by_tau * 0.7071067811865476
     by_found = by_found if by_rate is None else torch.cat((by_found, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
     by_product = by_inner[:, count:]
     by_along = _stretched(by_inner[:, :count], excess, by_product, excess)
     by_pre = by_along[:, :count]
-    if by_rate is not None:
-        # 2 g changes by 2 gamma (1 - r^2).
-        change = torch.addcmul(pre.new_full((), 2.0), pre[:, late], pre[:, late], value=-2)
-        by_pre[:, late].addcmul_(by_product * turned, change.mul_(density[:, late]))
+    if bend is not None:
+        by_pre[:, count - rated :].addcmul_(by_product * turned, bend, value=2.256758334191025)  # 4 / sqrt(pi)
     by_layers = Layers(
-        torch.bmm(by_along.mT, rows.expand(pre.shape[0], -1, -1)),
+        torch.bmm(by_along.mT, rows.expand(num, -1, -1)),
         by_pre.sum(1) * 0.7071067811865476,
         torch.bmm(by_found.mT, inner),
         by_tau.sum(1),
@@ -122,7 +122,7 @@ def adjoint(
     if not embedding_too:
         return None, by_layers
     found = torch.bmm(by_along, layers.weight_in).sum(0)
-    return (found[:count] * 0.7071067811865476, found[count:] * 0.5), by_layers
+    return (found[:count], found[count:]), by_layers
 
 
 def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor) -> Tensor:
