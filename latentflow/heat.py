@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves
+from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, past_autograd, serves
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
@@ -96,10 +96,11 @@ class _LogDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:
-        diffusion = raw.clamp_min(0)
-        widened = variance(acted, time, diffusion)
-        ratio = z.square().sum(-1) / widened
-        found = _of_ratio(ratio, widened, z.shape[-1])
+        with past_autograd():
+            diffusion = raw.clamp_min(0)
+            widened = variance(acted, time, diffusion)
+            ratio = z.square().sum(-1) / widened
+            found = _of_ratio(ratio, widened, z.shape[-1])
         ctx.save_for_backward(z, acted, time, raw, diffusion, widened, ratio)
         return (found,)
 
@@ -109,12 +110,13 @@ class _LogDensity(torch.autograd.Function):
         z, acted, time, raw, diffusion, widened, ratio = ctx.saved_tensors
         if more_is_asked((by_density,)):
             return differentiably(_log_density, (z, acted, time, raw), (by_density,))
-        share = by_density / widened
-        by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])
-        by_diffusion = torch.mv(acted.flatten(0, 1).mT, by_acting.flatten())
-        return (
-            z * -share[..., None],
-            by_acting[..., None] * diffusion if ctx.needs_input_grad[1] else None,
-            None,
-            _through_projection(by_diffusion, raw),
-        )
+        with past_autograd():
+            share = by_density / widened
+            by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])
+            by_diffusion = torch.mv(acted.flatten(0, 1).mT, by_acting.flatten())
+            return (
+                z * -share[..., None],
+                by_acting[..., None] * diffusion if ctx.needs_input_grad[1] else None,
+                None,
+                _through_projection(by_diffusion, raw),
+            )

@@ -5,6 +5,7 @@ With L the left-hand side and :math:`f = -m^2` the force of `NegativeForce`, eac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,15 @@ from latentflow.closed_form import Networks
 from latentflow.layout import Layout
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
-from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, serves, take
+from latentflow.written_out import (
+    apart_from_autocast,
+    differentiably,
+    hidden,
+    more_is_asked,
+    past_autograd,
+    serves,
+    take,
+)
 
 
 class Force(NamedTuple):
@@ -58,7 +67,8 @@ _hide = hidden(_paid)
 
 
 def _penalty(*inputs: Any) -> tuple[Tensor]:
-    return (_evaluate(*inputs)[0],)
+    with past_autograd():
+        return (_evaluate(*inputs)[0],)
 
 
 class _Given(NamedTuple):
@@ -130,7 +140,8 @@ class _Penalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor]:
-        total, way, of_force = _evaluate(*inputs)
+        with past_autograd():
+            total, way, of_force = _evaluate(*inputs)
         *tensors, ctx.k, ctx.price, ctx.factor = inputs
         saved = () if of_force is None else (x for part in of_force for x in part)
         ctx.save_for_backward(*tensors, *way, *saved)
@@ -143,28 +154,36 @@ class _Penalty(torch.autograd.Function):
         given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
         if more_is_asked((by_total,)):
             return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        (left, at_0, _, _, weights, starts), (each, residual, root) = given, take(saved, _Way)
-        by_total = given.layout(ctx.k).by_samples(by_total, starts.shape[0])
-        by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
-        by_weights = None
-        if weights is not None:
-            if _Given(*ctx.needs_input_grad[: len(_Given._fields)]).weights:
-                by_weights = by_each * each
-                by_weights[:, 0] += by_at_0 * at_0
-                by_weights = by_weights[..., None]
-            by_each, by_at_0 = by_each * weights[..., 0], by_at_0 * weights[:, 0, :, 0]
-        by_left = (residual + residual).view_as(each) * by_each
-        if root is None:
-            return by_left.view_as(left), by_at_0, None, None, by_weights, *[None] * (1 + len(of_force) + 3)
-        layers, networks = take(saved, Layers), take(saved, Networks)
-        parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
-        by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
-        by_root = ((root + root).view_as(each) * by_square).view_as(root)
-        rows = starts.flatten(1, 2)
-        by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(of_force[0]), activations, by_root)
-        by_bias = None if of_force[-1] is None else by_root.sum(1)
-        by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
-        _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
-        by_force = each_to_all((*by_layers, *by_others), ctx.k, of_force[1].shape[0])
-        by_given = by_left.view_as(left), by_at_0, None, None, by_weights, by_rows.view_as(starts)
-        return *by_given, None, *by_force, None, None, None
+        with past_autograd():
+            return _adjoint(ctx, given, of_force, saved, by_total)
+
+
+def _adjoint(
+    ctx: Any, given: _Given, of_force: tuple[Any, ...], saved: Iterator[Any], by_total: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of what `_penalty` takes, for that of the total."""
+    (left, at_0, _, _, weights, starts), (each, residual, root) = given, take(saved, _Way)
+    by_total = given.layout(ctx.k).by_samples(by_total, starts.shape[0])
+    by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
+    by_weights = None
+    if weights is not None:
+        if _Given(*ctx.needs_input_grad[: len(_Given._fields)]).weights:
+            by_weights = by_each * each
+            by_weights[:, 0] += by_at_0 * at_0
+            by_weights = by_weights[..., None]
+        by_each, by_at_0 = by_each * weights[..., 0], by_at_0 * weights[:, 0, :, 0]
+    by_left = (residual + residual).view_as(each) * by_each
+    if root is None:
+        return by_left.view_as(left), by_at_0, None, None, by_weights, *[None] * (1 + len(of_force) + 3)
+    layers, networks = take(saved, Layers), take(saved, Networks)
+    parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
+    by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
+    by_root = ((root + root).view_as(each) * by_square).view_as(root)
+    rows = starts.flatten(1, 2)
+    by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(of_force[0]), activations, by_root)
+    by_bias = None if of_force[-1] is None else by_root.sum(1)
+    by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
+    _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
+    by_force = each_to_all((*by_layers, *by_others), ctx.k, of_force[1].shape[0])
+    by_given = by_left.view_as(left), by_at_0, None, None, by_weights, by_rows.view_as(starts)
+    return *by_given, None, *by_force, None, None, None

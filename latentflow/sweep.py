@@ -21,7 +21,7 @@ from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory, Wanted
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves, take
 
 
 class Sweep(NamedTuple):
@@ -125,7 +125,8 @@ class _Found(NamedTuple):
 
 
 def _sweep(*flat: Any) -> Sweep:
-    return _evaluate(Inputs.chosen(*flat))[0]
+    with past_autograd():
+        return _evaluate(Inputs.chosen(*flat))[0]
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
@@ -168,8 +169,9 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor | None, ...]:
-        inputs = Inputs.chosen(*flat)
-        said, found = _evaluate(inputs)
+        with past_autograd():
+            inputs = Inputs.chosen(*flat)
+            said, found = _evaluate(inputs)
         *tensors, ctx.k, ctx.parts, ctx.substeps = flat
         # The whole stack to differentiate the plain function by; what acts so that labels need not gather it again.
         ctx.save_for_backward(*tensors, *inputs.layers, *inputs.networks, *found.flat())
@@ -185,8 +187,9 @@ class _Sweep(torch.autograd.Function):
         inputs = Inputs(start, take(saved, Layers), take(saved, Networks), ctx.k, ctx.parts, ctx.substeps)
         found = _Found.taken(saved, inputs.networks, start.probe is not None)
         weights_too = bool(Start(*ctx.needs_input_grad[: len(Start._fields)]).weights)
-        by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
-        by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, whole[0].shape[0])
+        with past_autograd():
+            by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
+            by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, whole[0].shape[0])
         return by_latents, None, None, by_weights, None, None, None, *by_parameters, None, None, None
 
 

@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take, unrecorded
+from latentflow.written_out import (
+    apart_from_autocast,
+    differentiably,
+    more_is_asked,
+    past_autograd,
+    serves,
+    take,
+    unrecorded,
+)
 
 
 class Layers(NamedTuple):
@@ -146,7 +154,8 @@ class _Branch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         sinusoid, rotated, *layers = inputs
-        tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
+        with past_autograd():
+            tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
         ctx.save_for_backward(*inputs, *parts)
         return tau, rate
 
@@ -158,5 +167,6 @@ class _Branch(torch.autograd.Function):
         if more_is_asked((by_tau, by_rate)):
             return differentiably(_plain, (*embedding, *layers), (by_tau, by_rate))
         asked = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        by_embedding, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
+        with past_autograd():
+            by_embedding, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
         return *((None, None) if by_embedding is None else by_embedding), *by_layers

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
 from latentflow.product import plus_product
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, serves, take
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves, take
 
 
 def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:
@@ -73,7 +73,8 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, tau: Tensor, *parameters: Any) -> tuple[Tensor]:
-        activations = evaluate(Networks(*parameters), rows, tau)
+        with past_autograd():
+            activations = evaluate(Networks(*parameters), rows, tau)
         ctx.save_for_backward(rows, tau, *parameters, *activations)
         return (activations.value,)
 
@@ -85,5 +86,6 @@ class _Values(torch.autograd.Function):
         networks = take(saved, Networks)
         if more_is_asked((by_values,)):
             return differentiably(_values, (rows, tau, *networks), (by_values,))
-        by_rows, by_tau, by_networks = adjoint(networks, rows, tau.shape[1], take(saved, Activations), by_values)
+        with past_autograd():
+            by_rows, by_tau, by_networks = adjoint(networks, rows, tau.shape[1], take(saved, Activations), by_values)
         return by_rows, by_tau, *by_networks

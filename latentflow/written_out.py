@@ -32,6 +32,14 @@ def unrecorded() -> bool:
     return torch._C._len_torch_dispatch_stack() == 0  # of modes, as that by which make_fx traces
 
 
+def past_autograd() -> AbstractContextManager[object]:
+    """Inside, operations go past autograd, where nothing looks at single ones.
+
+    With gradients disabled it still looks at each operation, and at each view, only to find nothing to record.
+    """
+    return torch._C._AutoDispatchBelowADInplaceOrView() if unrecorded() else nullcontext()
+
+
 def transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
