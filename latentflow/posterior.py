@@ -14,11 +14,11 @@ from torch.distributions import Distribution
 
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
+from latentflow.coupling import divided
 from latentflow.initial import check_q0, draw, in_full_precision, log_prob, with_full_precision, without_autocast
 from latentflow.layout import layout_of
 from latentflow.path import LatentPath, require_finite_log_det, require_finite_path
 from latentflow.rollout import Rollout, roll_out
-from latentflow.trajectory import divided
 from latentflow.validate import one_of, positive_integer, require_finite, require_floating
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)

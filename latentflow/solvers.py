@@ -13,7 +13,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from latentflow.trajectory import divided
+from latentflow.coupling import divided
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 

@@ -1,20 +1,20 @@
 r"""The loop over time, all that must be sequential: in coordinates of the first layer, its backward pass written out.
 
-A step moves latents by :math:`\frac1n \sum_k \omega_k\, p_k A_k`, so it moves the inputs :math:`y_j = A_j z + a_j` of the first
-tanh by :math:`\frac1n \sum_k \omega_k\, p_k A_k A_j^\top`. The latents themselves are not needed until the end. With the names
-of `closed_form`, one step is
+The latents themselves are not needed until the end. With the names of `closed_form`, C of `coupling`, weights :math:`\omega`
+and the inputs y of the first tanh, one step is
 
 .. math:: h_1 = \tanh y, \quad h_2 = \tanh(B (h_1 + \tau) + b), \quad q = (w \circ s_2) B, \quad p = q \circ s_1, \quad
-          y \leftarrow y + \tfrac1n\, C(\omega\, p), \quad C(p)_j = \textstyle\sum_k p_k A_k A_j^\top.
+          y \leftarrow y + \tfrac1n\, C(\omega\, p).
 
 The gradients at time 0, where nothing moves yet, are made on the way, of one more block of rows: the initial term of
-`HJConstraint` asks for them. The adjoint has seven operations in its loop (C is its own adjoint), and makes the gradient of
-each parameter in one product afterwards.
+`HJConstraint` asks for them. Step 1 starts where time 0 does, so these two blocks go through the networks together. The
+adjoint has seven operations in its loop (C is its own adjoint), and makes the gradient of each parameter in one product
+afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Matrices, Networks, first_layer, value_of
+from latentflow.coupling import Coupling, divided
 from latentflow.product import add_product, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import room, unrecorded
@@ -101,33 +102,37 @@ def follow(
         substeps: n, by which the gradients are divided.
     """
     weight, middle, size = networks.input_weight, networks.hidden_weight.mT, rows.shape[1]
-    coupling = _Coupling.of(weight, rows, substeps)
+    coupling = Coupling.of(weight, rows, substeps)
     inputs = plus_product(networks.hidden_bias[:, None], tau, middle).transpose(0, 1)[:, :, None]
-    acts = [None] * tau.shape[1] if weights is None else _with_time_0(weights).unbind(1)
+    acts = None if weights is None else _with_time_0(weights)
     y = first_layer(networks, rows)
     found: list[Activations] = []
     one, in_place = y.new_ones(()), unrecorded()
     if in_place:  # it becomes h_2: what products are added to, torch would copy once for each step
         inputs = inputs.expand(-1, -1, size, -1).contiguous()
-    for block, (now, active) in enumerate(zip(inputs.unbind(), acts, strict=True)):
-        if block > 1:  # the step before has moved the rows
-            y = coupling.added(y, found[-1].moving, add_product if in_place else plus_product)
-        if block != 1:  # which starts where time 0 does
-            first = torch.tanh(y)
-        second = now.baddbmm_(first, middle).tanh_() if in_place else torch.tanh(plus_product(now, first, middle))
+
+    def said(first: Tensor, second: Tensor, active: Tensor | None) -> Tensor:
         back = torch.bmm(through_tanh(one, second), weighted)
         coefficient = through_tanh(back, first)
         scale, value = _scale(second, active, networks)
         moving = coefficient if scale is None else coefficient * scale
         found.append(Activations(first, second, back, coefficient, value, moving))
+        return moving
+
+    first, both = torch.tanh(y), inputs[:2]
+    shared = torch.bmm(first, middle)
+    both = both.add_(shared).tanh_() if in_place else torch.tanh(both + shared)
+    twice, active = torch.cat((first, first), 1), None if acts is None else acts[:, :2].flatten(1, 2)
+    moving = said(twice, both.transpose(0, 1).flatten(1, 2), active)[:, size:]
+    actives = [None] * (tau.shape[1] - 2) if acts is None else acts[:, 2:].unbind(1)
+    for now, active in zip(inputs[2:].unbind(), actives, strict=True):
+        y = coupling.added(y, moving, add_product if in_place else plus_product)
+        first = torch.tanh(y)
+        second = now.baddbmm_(first, middle).tanh_() if in_place else torch.tanh(plus_product(now, first, middle))
+        moving = said(first, second, active)
     activations = Activations.joined(found, inputs.transpose(0, 1).flatten(1, 2) if in_place else None)
     gradients = torch.bmm(activations.moving, weight)
     return Trajectory(coupling.to_latents(gradients[:, size:]), gradients, activations, coupling.square)
-
-
-def divided(x: Tensor, substeps: int) -> Tensor:
-    """The share of one substep, at no cost for the usual 1."""
-    return x if substeps == 1 else x / substeps
 
 
 def adjoint(
@@ -148,7 +153,7 @@ def adjoint(
     first, second, _, coefficient, value, moving = trajectory.activations
     steps, size = tau.shape[1] - 1, rows.shape[1]
     weight, middle = networks.input_weight, networks.hidden_weight
-    coupling, transposed = _Coupling(weight, trajectory.square, substeps), weight.mT
+    coupling, transposed = Coupling(weight, trajectory.square, substeps), weight.mT
     # What does not wait for later steps is ready before the loop.
     slope_1, slope_2 = slope_of(first), slope_of(second)
     bend_1, bend_2 = first * coefficient, second * slope_2  # but for a factor of -2
@@ -172,33 +177,47 @@ def adjoint(
     at_1s = _blocks(by.first, steps)
     ys, to_ys = (None, [None] * steps) if back is None else (by.first, at_1s)  # which are needed but once
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
-    after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
     at_p = None if scale is None else by.coefficient
     at_0 = y, y, y, y, torch.bmm(by_at_0, transposed)
-    at_steps = zip(at_1s, *(_blocks(x, steps) for x in (at_2, by.back, at_p, at_move)), strict=True)
-    local = (slope_1, bend_1, bend_2, scale, turn, gate)
-    everywhere = zip(*(_blocks(x, steps + 1) for x in local), strict=True)
-    for block, ready in reversed(list(enumerate(zip((at_0, *at_steps), everywhere, strict=True)))):
-        (at_1, at_2, at_q, at_p, by_move), (s_1, b_1, b_2, scaled, turned, gated) = ready
-        if 0 < block < steps:  # nothing is moved at time 0, and nothing comes after the last step
-            by_move = coupling.added(by_move, y, add_product)
-        by_p = by_move if scaled is None else torch.addcmul(at_p, by_move, scaled)
-        by_v = None
+    at = at_0, *zip(at_1s, *(_blocks(x, steps) for x in (at_2, by.back, at_p, at_move)), strict=True)
+    here = list(zip(*(_blocks(x, steps + 1) for x in (slope_1, bend_1, bend_2, scale, turn, gate)), strict=True))
+    after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
+
+    def to_second(block: int, by_move: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By p and q, and what the inputs of the second tanh hear of others than q."""
+        (_, at_2, at_q, at_p, _), (s_1, _, _, scaled, turned, gated) = at[block], here[block]
+        by_p, by_v = by_move if scaled is None else torch.addcmul(at_p, by_move, scaled), None
         if turned is not None:
             by_v = (by_move * turned).sum(-1, keepdim=True)
             at_2 = torch.addcmul(at_2, by_v, gated)
-        q = torch.addcmul(at_q, by_p, s_1, out=to_back[block])
-        pre_2 = torch.addcmul(at_2, torch.bmm(q, upwards), b_2, value=-2, out=to_pre[block])
-        by_back.append(q)
-        by_pre.append(pre_2)
+        by_back.append(torch.addcmul(at_q, by_p, s_1, out=to_back[block]))
         by_values.append(by_v)
         by_moves.append(by_move if weights_too else None)
+        return by_p, by_back[-1], at_2
+
+    def at_second(block: int, through_q: Tensor, at_2: Tensor) -> Tensor:
+        """By these inputs."""
+        by_pre.append(torch.addcmul(at_2, through_q, here[block][2], value=-2, out=to_pre[block]))
+        return by_pre[-1]
+
+    for block in range(steps, 0, -1):
+        (at_1, _, _, _, by_move), (s_1, b_1, *_) = at[block], here[block]
+        if block < steps:  # nothing comes after the last one
+            by_move = coupling.added(by_move, y, add_product)
+        by_p, q, at_2 = to_second(block, by_move)
+        if block > 1:
+            pre_2 = at_second(block, torch.bmm(q, upwards), at_2)
+        else:  # which starts where time 0 does, at which nothing is moved
+            by_p_0, q_0, at_2_0 = to_second(0, at[0][-1])
+            both = torch.cat((q_0, q), 1) if back is None else back[:, : 2 * size]
+            through_q_0, through_q = torch.bmm(both, upwards).chunk(2, 1)
+            pre_2 = at_second(1, through_q, at_2) + at_second(0, through_q_0, at_2_0)
+            y = torch.addcmul(y, by_p_0, here[0][1], value=-2)
         y = torch.addcmul(y, add_product(at_1, pre_2, middle), s_1)
-        # By what the step before has led to, or at last by the rows: what the first step says is part of that.
-        y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[max(0, block - 1)])
+        # By what the step before has led to, or at last by the rows.
+        y = torch.addcmul(y, by_p, b_1, value=-2, out=to_ys[block - 1])
         after.append(y)
     if back is None or pre is None or ys is None:
-        after.pop(-2)  # at time 0 nothing has been moved
         back, pre, ys = (torch.cat(blocks[::-1], 1) for blocks in (by_back, by_pre, after))
     by_v, by_move = _joined(by_values[::-1]), _joined(by_moves[::-1])
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
@@ -224,35 +243,6 @@ def adjoint(
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
     by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
     return Given(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
-
-
-class _Coupling(NamedTuple):
-    """C / n, which is its own adjoint."""
-
-    weight: Tensor  # A, (G, h, d)
-    square: Tensor | None  # A A^T / n, (G, h, h), of networks that move rows of their own
-    substeps: int
-
-    @classmethod
-    def of(cls, weight: Tensor, rows: Tensor, substeps: int) -> _Coupling:
-        own = rows.shape[0] == weight.shape[0]
-        return cls(weight, divided(torch.bmm(weight, weight.mT), substeps) if own else None, substeps)
-
-    @property
-    def own(self) -> bool:
-        """Whether each network moves rows of its own."""
-        return self.square is not None
-
-    def added(self, y: Tensor, p: Tensor, plus: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """The sum y + C(p) / n, (G, N, h); `plus` is `plus_product`, or `add_product` where nobody needs y any more."""
-        if self.square is not None:
-            return plus(y, p, self.square)
-        motion = self.to_latents(torch.bmm(p, self.weight))
-        return plus(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
-
-    def to_latents(self, each: Tensor) -> Tensor:
-        """How far what the networks say, (G, N, d), moves latents, (1 or G, N, d)."""
-        return divided(each if self.own else each.sum(0, keepdim=True), self.substeps)
 
 
 def _summed_up(by_path: Tensor, by_starts: Tensor | None) -> tuple[Tensor, Tensor]:
