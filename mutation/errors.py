@@ -121,18 +121,18 @@ ERRORS = (
     ),
     _time_branch(
         "the time embedding's derivative lacks the frequencies",
-        "torch.cat((frequencies * cos, -frequencies * sin), -1)",
-        "torch.cat((cos, -sin), -1)",
+        "torch.cat((halves * cos, -halves * sin), -1)",
+        "torch.cat((0.5 * cos, -0.5 * sin), -1)",
     ),
     _time_branch(
         "the derivative of GELU lacks its second half",
-        "excess = torch.addcmul(error, pre, density)",
+        "excess = torch.addcmul(error, pre, decay, value=1.1283791670955126)",
         "excess = error",
     ),
     _time_branch(
         "the slope of GELU changes as the density does",
-        "pre[:, late], pre[:, late], value=-2)",
-        "pre[:, late], pre[:, late], value=-4)",
+        "square[:, count - rated :], value=-1)",
+        "square[:, count - rated :], value=-2)",
     ),
     _time_branch(
         "the first bias of the time branch forgets that it is scaled",
@@ -264,6 +264,11 @@ ERRORS = (
         ".index_add(0, self.rows.flatten(), by)",
         ".index_copy(0, self.rows.flatten(), by)",
     ),
+    _written_out(
+        "what is to be differentiated once more goes past autograd",
+        "return torch._C._AutoDispatchBelowADInplaceOrView() if unrecorded() else nullcontext()",
+        "return torch._C._AutoDispatchBelowADInplaceOrView()",
+    ),
     _traced(
         "a graph that is traced writes in place of what it needs a gradient of",
         "return torch._C._len_torch_dispatch_stack() == 0",
@@ -329,6 +334,21 @@ ERRORS = (
         "later latents of the path send nothing back",
         "block.add_(later)",
         "pass",
+    ),
+    _trajectory(
+        "the first tanh hears nothing of time 0 through the second",
+        " + at_second(0, through_q_0, at_2_0)",
+        "",
+    ),
+    _trajectory(
+        "the first tanh hears nothing of time 0 directly",
+        "y = torch.addcmul(y, by_p_0, here[0][1], value=-2)",
+        "pass",
+    ),
+    _trajectory(
+        "step 2 starts from how time 0 would move",
+        "both.transpose(0, 1).flatten(1, 2), active)[:, size:]",
+        "both.transpose(0, 1).flatten(1, 2), active)[:, :size]",
     ),
     _compiled(
         "an encoder hears nothing of the last latent where the loss is compiled",

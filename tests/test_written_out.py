@@ -270,6 +270,20 @@ def test_what_others_hold_is_not_written_to(case, kind, bounded):
         assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("case", [swept, swept_and_estimated, moved_alone, penalised, widened, of_values])
+@pytest.mark.parametrize("kind", STACK)
+def test_what_is_written_to_before_the_way_back_is_noticed(case, kind):
+    function, inputs = case(kind, False, 0)
+    inputs = [x.requires_grad_() for x in inputs]
+    for changed in inputs:
+        found = function(*inputs)
+        loss = sum(x.sum() for x in (found if isinstance(found, tuple) else (found,)))
+        with torch.no_grad():
+            changed += 1
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 @pytest.mark.parametrize("frozen", range(3))
 def test_what_is_frozen_gets_no_gradient_and_spoils_none(frozen):
     function, inputs = swept("groups of 2", True, 0)
