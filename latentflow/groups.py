@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentflow.written_out import hidden
 
-GROUP = 16  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
+GROUP = 4  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
 
 class Groups(NamedTuple):

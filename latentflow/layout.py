@@ -9,9 +9,10 @@ from torch import Tensor
 
 from latentflow import groups
 from latentflow.acting import Acting
-from latentflow.groups import GROUP
 from latentflow.stack import Choice
 from latentflow.written_out import transformed
+
+PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
 
 
 class Layout(NamedTuple):
@@ -88,8 +89,7 @@ def parts_of(z: Tensor) -> int:
 
     In compiled code for a CPU, one for each thread: a product of stacked parts gives each thread one of them, as the loops
     around it do, so a thread finds in its own cache what it has written. Uncompiled, most loops are too small for more than
-    one thread; where B may change, whether it can be divided would be one more reason to compile anew; and parts of few rows
-    would spend more on their gradients, (h, h) each, than they spare.
+    one thread; where B may change, whether it can be divided would be one more reason to compile anew.
 
     A compiler asks twice, and in between a B that could change may have become a number. So nothing outside of what is `hidden`
     from its frontend may depend on the answer.
@@ -98,7 +98,7 @@ def parts_of(z: Tensor) -> int:
     if not torch.compiler.is_compiling() or z.device.type != "cpu" or type(batch) is not int:
         return 1
     threads = torch.get_num_threads()
-    return threads if batch >= GROUP * threads and batch % threads == 0 else 1
+    return threads if batch >= PART * threads and batch % threads == 0 else 1
 
 
 def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 _tanh_backward = torch.ops.aten.tanh_backward.default  # looked up once: each of its four names takes a while
 
 

@@ -82,7 +82,7 @@ def test_compiled_for_a_known_batch_networks_in_parts_and_groups_learn_what_they
     torch._dynamo.reset()
     parts_of, seen = rollout.parts_of, []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(layout, "GROUP", 1)
+    monkeypatch.setattr(layout, "PART", 1)
     monkeypatch.setattr(rollout, "parts_of", lambda z: seen.append(parts_of(z)) or seen[-1])
     eager = Loss(log_det)
     modules, losses = (copy.deepcopy(eager), eager), []
@@ -105,7 +105,7 @@ def test_compiled_for_a_known_batch_networks_in_parts_and_groups_learn_what_they
 def test_a_batch_that_turns_out_to_be_a_number_while_it_is_compiled_keeps_its_order(kind, log_det, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(layout, "GROUP", 1)
+    monkeypatch.setattr(layout, "PART", 1)
     module = Loss(log_det)
 
     def loss(mean, k):

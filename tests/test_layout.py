@@ -134,7 +134,7 @@ def test_a_batch_of_one_label_costs_what_the_number_costs():
 
 def test_compiled_for_a_known_batch_each_thread_of_a_cpu_has_a_part_of_one_network_s_rows(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    enough = 3 * groups.GROUP
+    enough = 3 * layout.PART
     assert layout.parts_of(torch.zeros(enough, 2)) == 1
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert [layout.parts_of(torch.zeros(batch, 2)) for batch in (enough, enough + 1, enough - 3, 0)] == [3, 1, 1, 1]
