@@ -1,7 +1,8 @@
 r"""How what networks say moves latents, and with them the inputs of each network's first tanh.
 
 With what network k says, :math:`p_k`, latents move by :math:`\frac1n \sum_k p_k A_k`, and so these inputs, :math:`A_j z + a_j`,
-by :math:`\frac1n\, C(p)_j` with :math:`C(p)_j = \sum_k p_k A_k A_j^\top`.
+by :math:`\frac1n\, C(p)_j` with :math:`C(p)_j = \sum_k p_k A_k A_j^\top`. Networks with rows of their own move only these: the
+sum is then k = j alone.
 """
 
 from __future__ import annotations

@@ -32,11 +32,13 @@ class Rollout:
     networks: Networks  # all of them
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
     sweep: Sweep  # of a network in parts, with the activations of one part
-    versions: tuple[int, ...]  # of the potential's parameters, to tell whether they still are what they were
+    versions: tuple[
+        int, ...
+    ]  # of the path and of the potential's parameters, to tell whether they still are what they were
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
         """Whether this is `potential` as it stands, evaluated along z."""
-        return self.z is z and self.potential is potential and self.versions == _versions(self.potential)
+        return self.z is z and self.potential is potential and self.versions == _versions(self.potential, z)
 
     @property
     def z(self) -> Tensor:
@@ -127,7 +129,8 @@ def roll_out(
     which = layout.rows, layout.place, layout.weights
     parameters = *potential.time_layers(), *networks
     sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
-    return Rollout(potential, layout, networks, sinusoid, Sweep(*found), _versions(potential))
+    along = Sweep(*found)
+    return Rollout(potential, layout, networks, sinusoid, along, _versions(potential, along.path))
 
 
 def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
@@ -149,8 +152,9 @@ def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tup
 _hide = hidden(_rolled)
 
 
-def _versions(potential: nn.Module) -> tuple[int, ...]:
-    """How often each parameter has been written to; inside a compiled graph nothing comes in between."""
+def _versions(potential: nn.Module, path: Tensor) -> tuple[int, ...]:
+    """How often the path and each parameter have been written to; inside a compiled graph nothing comes in between."""
     if torch.compiler.is_compiling():
         return ()
-    return tuple(p._version for p in potential._parameters.values() if p is not None)  # it has no modules with more
+    tensors = path, *potential._parameters.values()  # it has no modules with more
+    return tuple(x._version for x in tensors if x is not None and not x.is_inference())

@@ -27,7 +27,8 @@ from latentflow.written_out import apart_from_autocast, differentiably, more_is_
 class Sweep(NamedTuple):
     """Of B samples, S substeps and G networks, or G parts of the rows of one, with M rows each.
 
-    Activations are those of the rows where the steps start, step after step.
+    Activations are those of the rows where the steps start, step after step. They are parts of what the backward pass keeps,
+    and not to be written to: PyTorch would not notice.
     """
 
     path: Tensor  # (B, S+1, d)

@@ -196,7 +196,7 @@ def adjoint(
         return by_p, by_back[-1], at_2
 
     def at_second(block: int, through_q: Tensor, at_2: Tensor) -> Tensor:
-        """By these inputs."""
+        """By the inputs of the second tanh."""
         by_pre.append(torch.addcmul(at_2, through_q, here[block][2], value=-2, out=to_pre[block]))
         return by_pre[-1]
 

@@ -316,8 +316,13 @@ ERRORS = (
         "by_square = by_left",
     ),
     _rollout(
+        "a path is taken for what it was before it was written to",
+        "tensors = path, *potential._parameters.values()",
+        "tensors = (*potential._parameters.values(),)",
+    ),
+    _rollout(
         "a path is taken for that of parameters that have changed since",
-        "and self.versions == _versions(self.potential)",
+        "and self.versions == _versions(self.potential, z)",
         "",
     ),
     _trajectory(

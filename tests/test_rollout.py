@@ -94,11 +94,17 @@ def stale_latents(path, potential):
     return dataclasses.replace(path, z=path.z.detach() + 0.1)
 
 
+def latents_written_to(path, potential):
+    with torch.no_grad():
+        path.z.add_(0.1)
+    return path
+
+
 def stale_weights(path, potential):
     return dataclasses.replace(path, weights=rand(5, 3, 3))
 
 
-@pytest.mark.parametrize("change", [stale_potential, stale_latents, stale_weights])
+@pytest.mark.parametrize("change", [stale_potential, stale_latents, latents_written_to, stale_weights])
 def test_what_has_changed_since_is_evaluated_anew(change):
     potential = make_potential(4, 3)
     path = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3)
