@@ -6,6 +6,8 @@ on the way to whatever comes next.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,16 @@ def times_vectors(matrices: Tensor, vectors: Tensor) -> Tensor:
     The vectors as rows: with columns, the products of a stack of matrices take much longer.
     """
     return torch.bmm(vectors[:, None], matrices.mT).squeeze(1)
+
+
+def over_rows(x: Tensor) -> Tensor:
+    """The sum over the M rows of each step, (G, S, n), for x (G, S, M, n).
+
+    A few rows, as labels have them, are added one to another: along so short an axis, torch's sum takes longer.
+    """
+    if not torch.compiler.is_compiling() and 0 < x.shape[2] <= 3:
+        return functools.reduce(torch.add, x.unbind(2))
+    return x.sum(2)
 
 
 def twice_negative(left: Tensor, right: Tensor) -> Tensor:

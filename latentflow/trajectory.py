@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latentflow.closed_form import Matrices, Networks, first_layer, value_of
 from latentflow.coupling import Coupling, divided
-from latentflow.product import add_product, plus_product
+from latentflow.product import add_product, over_rows, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import room, unrecorded
 
@@ -236,7 +236,7 @@ def adjoint(
     if by_v is not None and at_value is not None:
         by_v[:, size:].add_(at_value)
         by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
-    by_start, by_shift = by_moved[:, :size], pre.view(y.shape[0], steps + 1, *y.shape[1:]).sum(2)
+    by_start, by_shift = by_moved[:, :size], over_rows(pre.view(y.shape[0], steps + 1, *y.shape[1:]))
     by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
     by_middle = add_product(by_middle, by_shift.mT, tau)
     by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
-from latentflow.product import plus_product
+from latentflow.product import over_rows, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves, take
 
@@ -65,7 +65,7 @@ def adjoint(
         by_bias,
     )
     by_rows = by_rows if rows.shape[0] == num else by_rows.sum(0, keepdim=True)
-    return by_rows, by_timed.view(num, steps, count // max(1, steps), hidden).sum(2), by_networks
+    return by_rows, over_rows(by_timed.view(num, steps, count // max(1, steps), hidden)), by_networks
 
 
 class _Values(torch.autograd.Function):

@@ -340,6 +340,11 @@ ERRORS = (
         "block.add_(later)",
         "pass",
     ),
+    _product(
+        "of few rows the first is forgotten",
+        "return functools.reduce(torch.add, x.unbind(2))",
+        "return functools.reduce(torch.add, x.unbind(2)[-2:])",
+    ),
     _trajectory(
         "the first tanh hears nothing of time 0 through the second",
         " + at_second(0, through_q_0, at_2_0)",
