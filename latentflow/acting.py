@@ -65,7 +65,7 @@ def acting(
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     fix = "pass an int or a tensor of integer labels (torch.as_tensor); a mixture goes to weights="
-    if isinstance(k, (int, np.integer)) and not isinstance(k, bool):
+    if type(k) is int or (isinstance(k, (int, np.integer)) and not isinstance(k, bool)):
         k = int(k)
         if not 0 <= k < num:
             raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
+from latentflow.derivatives import has_closed_form
 from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
+from latentflow.penalty import finite
 from latentflow.potential import NegativeForce, Potential
 from latentflow.validate import one_of, require_finite, require_floating
 
@@ -98,31 +100,29 @@ class HJConstraint(nn.Module):
         r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
         with without_autocast(z):
             z = _latents(z)
-            return _finite("residual", self._residual_and_force(z, t, None)[0])
+            return finite("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
         with without_autocast(z):
-            return _finite("initial", self._initial(_latents(z), None))
+            return finite("initial", self._initial(_latents(z), None))
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
+        if self._may_share(path) and self.times == "grid" and self._sees_rows():
+            assert path.rollout is not None
+            force = self.force if isinstance(self.force, NegativeForce) else None
+            return path.rollout.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
         with without_autocast(path.z):
-            shared = path.rollout if self._may_share(path) else None
-            z = path.z if shared is not None else _latents(path.z[:, :-1])  # the flow has looked at its own
+            z = _latents(path.z[:, : len(path.times) - 1])
             num = derivatives.number_of_potentials(self.potential, z)
             if path.weights.shape[-1] != num:
                 raise ValueError(
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
                     "give flow and constraint the same potential"
                 )
-            if shared is not None and self.times == "grid" and self._sees_rows(num):
-                force = self.force if isinstance(self.force, NegativeForce) else None
-                total = shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
-            else:
-                total = self._of_path(path, z[:, : len(path.times) - 1], generator)
-            return _finite("HJConstraint", total, by_sample=True)
+            return finite("HJConstraint", self._of_path(path, z, generator), by_sample=True)
 
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
@@ -141,11 +141,11 @@ class HJConstraint(nn.Module):
             total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
         return total
 
-    def _sees_rows(self, num: int) -> bool:
+    def _sees_rows(self) -> bool:
         """Whether the force can be evaluated as the flow has evaluated the potential."""
         force = self.force
         return force is None or (
-            type(force) is NegativeForce and force.num == num and derivatives.has_closed_form(force.root)
+            type(force) is NegativeForce and force.num == self.potential.num and has_closed_form(force.root)
         )
 
     def _penalty(self, residual: Tensor, force: Tensor | None) -> Tensor:
@@ -181,13 +181,6 @@ class HJConstraint(nn.Module):
 
     def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
         return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
-
-
-def _finite(name: str, x: Tensor, *, by_sample: bool = False) -> Tensor:
-    """Squares of large derivatives overflow, and derivatives may be nan where a potential is not smooth."""
-    fix = "look for exploding potentials, or for points where they are not smooth, or use float64"
-    require_finite(name, x, fix, by_sample=by_sample)
-    return x
 
 
 def _latents(z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, hidden, more_is_asked, past_autograd, serves
+from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
@@ -23,16 +23,8 @@ def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
         raw: (K,).
     """
     inputs = z, acted, time, raw
-    if torch.compiler.is_compiling():
-        _hide()
-    return _found(*inputs)[0]
-
-
-def _found(*inputs: Tensor) -> tuple[Tensor]:
-    return _LogDensity.apply(*inputs) if serves() else _log_density(*inputs)  # type: ignore[no-untyped-call]
-
-
-_hide = hidden(_found)
+    (found,) = _LogDensity.apply(*inputs) if serves() else _log_density(*inputs)  # type: ignore[no-untyped-call]
+    return found
 
 
 def variance(acted: Tensor, time: Tensor, diffusion: Tensor) -> Tensor:

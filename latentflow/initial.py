@@ -11,20 +11,24 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from latentflow.validate import require_finite, require_no_nan
-from latentflow.written_out import autocast_off
+from latentflow.written_out import autocast_off, hidden
 
-HALF_PRECISION = (torch.float16, torch.bfloat16)
 _DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
 
 
-def check_q0(q0: object, dim: int | None) -> None:
-    """Raise unless `q0` has batch shape (B,) and event shape (dim,)."""
+def checked(q0: object, dim: int | None) -> Distribution:
+    """`q0` in full precision; an error unless it has batch shape (B,) and event shape (dim,)."""
     if not isinstance(q0, Distribution):
         raise TypeError(
             f"q0: got {type(q0).__name__}, expected a torch.distributions.Distribution; "
             "build Independent(Normal(mu, std), 1)"
         )
-    batch, event = tuple(q0.batch_shape), tuple(q0.event_shape)
+    if normal := gaussian(
+        q0
+    ):  # the shape of whose mean is known: in compiled code, properties are looked up in each call
+        batch, event = normal.loc.shape[:-1], normal.loc.shape[-1:]
+    else:
+        batch, event = q0.batch_shape, q0.event_shape
     if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
         fix = "make the last axis the event, Independent(Normal(mu, std), 1)"
         if len(event) == 1 and not batch:
@@ -34,32 +38,50 @@ def check_q0(q0: object, dim: int | None) -> None:
         elif len(event) == 1 and len(batch) == 1:
             fix = f"make the potential with dim={event[0]}, or the encoder for {dim} latents"
         raise ValueError(
-            f"q0: got batch shape {batch} and event shape {event}, expected (B,) and "
+            f"q0: got batch shape {tuple(batch)} and event shape {tuple(event)}, expected (B,) and "
             f"({'dim' if dim is None else dim},); {fix}"
         )
+    return _with_full_precision(q0)
 
 
 def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) -> tuple[Tensor, Tensor | None]:
     """z_0, (B, dim), reparameterised where gradients are wanted, and log q_0(z_0), (B,), if the density is wanted.
 
-    Raises where the density is not finite: a sample lies where its distribution has one.
+    In full precision, whatever autocast says. Raises where the density is not finite: a sample lies where its distribution
+    has one.
     """
-    log_q0 = None
     if normal := gaussian(q0):
-        mean, std = normal.loc, normal.scale
-        noise = torch.empty_like(mean, memory_format=torch.contiguous_format).normal_(generator=generator)
-        z0 = torch.addcmul(mean, std, noise)
-        if density:
-            # Said of the noise the density needs neither the mean nor a square of the scale, which underflows long before the
-            # scale does; said of z_0 it would send gradients to both that cancel.
-            twice = torch.add(noise.square(), std.log(), alpha=2).sum(-1)
-            log_q0 = torch.rsub(twice, -0.5 * math.log(2 * math.pi) * mean.shape[-1], alpha=0.5)
-    else:
+        # A generator is nothing that a compiler's frontend could hand on.
+        noise = None if generator is None else _noise(normal.loc, generator)
+        _hide()
+        return _reparameterised(normal.loc, normal.scale, noise, density)
+    with without_autocast(q0):
         z0 = in_full_precision(_sample(q0, generator))
-        log_q0 = _log_prob(q0, z0) if density else None
-    if log_q0 is not None:
-        require_finite(_DENSITY, log_q0, _FIX, by_sample=True)
-    return z0, log_q0
+        return z0, _finite(_log_prob(q0, z0)) if density else None
+
+
+def _reparameterised(mean: Tensor, std: Tensor, noise: Tensor | None, density: bool) -> tuple[Tensor, Tensor | None]:
+    with autocast_off(mean.device.type):
+        noise = _noise(mean, None) if noise is None else noise
+        z0 = torch.addcmul(mean, std, noise)
+        if not density:
+            return z0, None
+        # Said of the noise the density needs neither the mean nor a square of the scale, which underflows long before the
+        # scale does; said of z_0 it would send gradients to both that cancel.
+        twice = torch.add(noise.square(), std.log(), alpha=2).sum(-1)
+        return z0, _finite(torch.rsub(twice, -0.5 * math.log(2 * math.pi) * mean.shape[-1], alpha=0.5))
+
+
+_hide = hidden(_reparameterised)
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=generator)
+
+
+def _finite(density: Tensor) -> Tensor:
+    require_finite(_DENSITY, density, _FIX, by_sample=True)
+    return density
 
 
 def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
@@ -101,12 +123,12 @@ def gaussian(q0: Distribution) -> Normal | None:
     return None
 
 
-def with_full_precision(q0: Distribution) -> Distribution:
+def _with_full_precision(q0: Distribution) -> Distribution:
     """An encoder under autocast gives a half-precision Gaussian, whose log density would be off by the rounding of log std."""
     if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
         return q0
     mean, std = q0.base_dist.loc, q0.base_dist.scale
-    if mean.dtype not in HALF_PRECISION and std.dtype == mean.dtype:
+    if mean.dtype.itemsize > 2 and std.dtype == mean.dtype:
         return q0
     normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
     return Independent(normal, q0.reinterpreted_batch_ndims)
@@ -114,7 +136,7 @@ def with_full_precision(q0: Distribution) -> Distribution:
 
 def in_full_precision(z: Tensor) -> Tensor:
     """Half-precision tensors as float32, others as they are."""
-    return z.float() if z.dtype in HALF_PRECISION else z
+    return z if z.dtype.itemsize > 2 else z.float()
 
 
 def without_autocast(x: object) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from latentflow.written_out import transformed
 PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Layout:
     """Which rows the networks see. There are three kinds, all of which look alike from outside.
 
     * one network, which sees all B samples, in G parts of M, see `parts_of`;

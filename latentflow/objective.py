@@ -10,6 +10,7 @@ from latentflow.initial import gaussian, without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite
+from latentflow.written_out import hidden
 
 
 def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal") -> Tensor:
@@ -50,10 +51,20 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
             raise ValueError(
                 "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact', or use bound='initial'"
             )
-        kl = (path.log_q - prior.log_prob(path)).sum(1)
-    else:
-        with without_autocast(path.z):
-            kl = _kl_to_standard_normal(path)
+        _hide()
+        return _marginal(path.log_q, prior.log_prob(path))
+    with without_autocast(path.z):
+        return _finite(_kl_to_standard_normal(path))
+
+
+def _marginal(log_q: Tensor, log_p: Tensor) -> Tensor:
+    return _finite((log_q - log_p).sum(1))
+
+
+_hide = hidden(_marginal)
+
+
+def _finite(kl: Tensor) -> Tensor:
     fix = "clamp the log-variance of the encoder, or look for exploding latents"
     require_finite("flow_kl", kl, fix, by_sample=True)
     return kl

@@ -10,7 +10,6 @@ from torch.distributions import Distribution
 
 from latentflow.acting import Acting
 from latentflow.rollout import Rollout
-from latentflow.validate import sums_up
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,33 +70,3 @@ def check_path(path: object) -> None:
         raise TypeError(
             f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
         )
-
-
-def require_finite_path(fine: Tensor, substeps: int) -> None:
-    """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
-    if sums_up(fine[:, -1]) is not False:  # what is no number stays none, whatever is added to it
-        return
-    finite = fine.isfinite().all(-1)
-    if bool(finite.all()):  # only their sum overflows
-        return
-    column = int((~finite).any(0).nonzero()[0])
-    samples = (~finite)[:, column].nonzero().flatten().tolist()
-    origin = "q0 gave them" if column == 0 else f"they appeared in step {(column - 1) // substeps + 1}"
-    raise ValueError(
-        f"z: got non-finite latents in samples {samples[:8]}, expected finite numbers; {origin}: look for exploding "
-        "weights or bad input there"
-    )
-
-
-def require_finite_log_det(log_det: Tensor, substeps: int) -> None:
-    """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
-    if sums_up(log_det) is not False:
-        return
-    finite = log_det.isfinite()
-    if bool(finite.all()):
-        return
-    sample, column = (~finite).nonzero()[0].tolist()
-    raise ValueError(
-        f"log_det: got {float(log_det[sample, column])} in sample {sample} at step {column // substeps + 1}, expected a finite "
-        "number; I + H is singular or not finite there: use more substeps, or constrain the potential more"
-    )

@@ -16,8 +16,10 @@ from latentflow.closed_form import Networks
 from latentflow.layout import Layout
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
+from latentflow.validate import require_finite
 from latentflow.written_out import (
     apart_from_autocast,
+    autocast_off,
     differentiably,
     hidden,
     more_is_asked,
@@ -27,17 +29,14 @@ from latentflow.written_out import (
 )
 
 
-class Force(NamedTuple):
-    """`NegativeForce` as `torch.autograd.Function` takes it."""
-
-    sinusoid: Tensor  # the embedding of every step, (S, width), which gets no gradient
-    layers: Layers  # of all K networks behind m
-    networks: Networks
-    bias: Tensor | None  # of m, (K,)
-
-
 def penalty(
-    layout: Layout, left: Tensor, at_0: Tensor, starts: Tensor, force: Force | None, price: float, factor: float
+    layout: Layout,
+    left: Tensor,
+    at_0: Tensor,
+    starts: Tensor,
+    force: tuple[Tensor | None, ...] | None,
+    price: float,
+    factor: float,
 ) -> Tensor:
     """The mean over S steps of M rows, and the initial term, of each sample, (B,).
 
@@ -46,21 +45,29 @@ def penalty(
         left: of the equation, (G, S M).
         at_0: the squared gradients at time 0, (G, M).
         starts: of the steps, (1 or G, S, M, d).
-        force: None is f = 0.
+        force: the embedding of every step, (S, width), which gets no gradient, the tensors of all K networks behind m, see
+            `Potential.tensors`, and the bias of m, (K,), or None. Without all of them, f = 0.
         price: lambda, on the size of the force.
         factor: of the initial term.
     """
-    of_force: tuple[Tensor | None, ...] = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
-    if force is not None:
-        of_force = force.sinusoid, *force.layers, *force.networks, force.bias
-    inputs = left, at_0, layout.rows, layout.place, layout.weights, starts, *of_force, layout.k, price, factor
-    if torch.compiler.is_compiling():
-        _hide()
-    return _paid(*inputs)[0]
+    if force is None:
+        force = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
+    inputs = left, at_0, layout.rows, layout.place, layout.weights, starts, *force, layout.k, price, factor
+    _hide()
+    return _paid(*inputs)
 
 
-def _paid(*inputs: Any) -> tuple[Tensor]:
-    return _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
+def finite(name: str, x: Tensor, *, by_sample: bool = False) -> Tensor:
+    """Squares of large derivatives overflow, and derivatives may be nan where a potential is not smooth."""
+    fix = "look for exploding potentials, or for points where they are not smooth, or use float64"
+    require_finite(name, x, fix, by_sample=by_sample)
+    return x
+
+
+def _paid(*inputs: Any) -> Tensor:
+    with autocast_off(inputs[0].device.type):
+        (total,) = _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
+        return finite("HJConstraint", total, by_sample=True)
 
 
 _hide = hidden(_paid)

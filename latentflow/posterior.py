@@ -6,7 +6,8 @@ r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,20 @@ from torch.distributions import Distribution
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.coupling import divided
-from latentflow.initial import check_q0, draw, in_full_precision, log_prob, with_full_precision, without_autocast
+from latentflow.derivatives import dimension, has_closed_form
+from latentflow.finite import require_finite_log_det, require_finite_path
+from latentflow.initial import checked, draw, in_full_precision, log_prob, without_autocast
 from latentflow.layout import layout_of
-from latentflow.path import LatentPath, require_finite_log_det, require_finite_path
+from latentflow.path import LatentPath
 from latentflow.rollout import Rollout, roll_out
 from latentflow.validate import one_of, positive_integer, require_finite, require_floating
+from latentflow.written_out import autocast_off
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
 
-class _Rolled(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Rolled:
     z: Tensor  # (B, T+1, dim)
     log_det: Tensor | None  # (B, T)
     folds: Tensor | None  # (B, T)
@@ -86,9 +91,7 @@ class FlowPosterior(nn.Module):
         self.potential, self.log_det, self.label = potential, log_det, label
         self.solver, self.substeps = solver, positive_integer("substeps", substeps)
         self.memory = None if memory is None else positive_integer("memory", memory, "pass bytes, for example 2**28")
-        if memory is not None and not (
-            derivatives.has_closed_form(potential) and (log_det, solver) == ("exact", "euler")
-        ):
+        if memory is not None and not (has_closed_form(potential) and (log_det, solver) == ("exact", "euler")):
             raise ValueError(
                 f"memory: got {memory} for {type(potential).__name__} with log_det={log_det!r} and solver={solver!r}, expected "
                 "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
@@ -135,18 +138,16 @@ class FlowPosterior(nn.Module):
             TypeError: a floating k, integer weights, or q0 is no distribution.
             ValueError: shapes or values that do not fit; each message says got, expected and the fix.
         """
-        check_q0(q0, derivatives.dimension(self.potential))
-        q0 = with_full_precision(q0)
-        with without_autocast(q0):
-            z0, start = draw(q0, generator, density=self.log_det is not None)
-        with without_autocast(z0):
+        q0 = checked(q0, dimension(self.potential))
+        z0, start = draw(q0, generator, density=self.log_det is not None)
+        with autocast_off(z0.device.type):
             what = acting(self.potential, z0, k, weights, steps)
-            z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
-            log_q = None
+            rolled, log_q = self._roll_out(z0, what, self.log_det, generator), None
+            z, log_det = rolled.z, rolled.log_det
             if start is not None and log_det is not None:
                 log_q = torch.cat((start[:, None], -log_det), 1).cumsum(1)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
-            return LatentPath(z, log_q, log_det, folds, what.weights, times, q0, what, rollout)
+            return LatentPath(z, log_q, log_det, rolled.folds, what.weights, times, q0, what, rolled.rollout)
 
     def transport(
         self,
@@ -210,7 +211,7 @@ class FlowPosterior(nn.Module):
                 for step in reversed(range(what.steps)):
                     z = solvers.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
                 return z
-            times = solvers.euler_times(what.steps, self.substeps, self.label, z)
+            times = self._times(what, z)
             for step in reversed(range(what.steps)):
                 for t in times[step].flip(0):
                     z = self._undo(z, t, what.at(step), step)
@@ -238,7 +239,7 @@ class FlowPosterior(nn.Module):
         Raises:
             FoldError: as `inverse`.
         """
-        check_q0(q0, derivatives.dimension(self.potential))
+        q0 = checked(q0, dimension(self.potential))
         if isinstance(z_T, Tensor) and z_T.ndim == 2 and q0.batch_shape[0] not in (1, z_T.shape[0]):
             raise ValueError(
                 f"q0: got batch shape {tuple(q0.batch_shape)} for {z_T.shape[0]} latents, expected ({z_T.shape[0]},) or (1,); "
@@ -248,7 +249,7 @@ class FlowPosterior(nn.Module):
         with without_autocast(z0):
             log_det = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None).log_det
             assert log_det is not None
-            return log_prob(with_full_precision(q0), z0) - log_det.sum(1)
+            return log_prob(q0, z0) - log_det.sum(1)
 
     def _roll_out(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
         if self.solver != "euler":
@@ -261,22 +262,21 @@ class FlowPosterior(nn.Module):
             sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
             folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
             return _Rolled(z, value, folds, None)
-        times = solvers.euler_times(what.steps, self.substeps, self.label, z0).flatten()
         on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
-        rollout = None
-        if derivatives.has_closed_form(self.potential):
-            layout, like = layout_of(what, z0.dtype, self.substeps), z0[:, None].expand(-1, len(times), -1)
-            bits = logdet.random_bits(like, generator) if log_det == "hutchinson" else None
-            rollout = roll_out(self.potential, layout, z0, times, self.substeps, bits, on_grid)
+        rollout, estimated = None, log_det == "hutchinson"
+        if has_closed_form(self.potential):
+            layout, times = layout_of(what, z0.dtype, self.substeps), (what.steps, self.substeps, self.label)
+            rollout = roll_out(self.potential, layout, z0, *times, estimated, generator, on_grid)
             fine = rollout.z
         else:
-            fine = solvers.euler(self._field(what), z0, times, self.substeps)
-        require_finite_path(fine, self.substeps)
+            fine = solvers.euler(self._field(what), z0, self._times(what, z0).flatten(), self.substeps)
+            require_finite_path(fine, self.substeps)
         z = fine if self.substeps == 1 else fine[:, :: self.substeps]
         if log_det is None:
             return _Rolled(z, None, None, rollout if on_grid else None)
-        value, folds = self._log_det(fine, times, what, rollout, log_det, generator)
-        require_finite_log_det(value, self.substeps)
+        value, folds = self._log_det(fine, what, rollout, log_det, generator)
+        if rollout is None or not estimated:
+            require_finite_log_det(value, self.substeps)
         if self.substeps > 1:
             per_step = (-1, what.steps, self.substeps)
             value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
@@ -285,7 +285,6 @@ class FlowPosterior(nn.Module):
     def _log_det(
         self,
         fine: Tensor,
-        times: Tensor,
         what: Acting,
         rollout: Rollout | None,
         log_det: str,
@@ -294,11 +293,12 @@ class FlowPosterior(nn.Module):
         """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
         if rollout is not None:
             if log_det == "exact":
-                return rollout.log_det(self.substeps, self.memory)
+                return rollout.exact(self.substeps, self.memory)
             if log_det == "hutchinson":
-                return rollout.hutchinson(), None
+                assert rollout.log_det is not None
+                return rollout.log_det, None
             return logdet.laplacian(rollout.laplacian() / self.substeps), None
-        z = fine[:, :-1]
+        z, times = fine[:, :-1], self._times(what, fine).flatten()
         here = (self.potential, z, times, what.fine(self.substeps))
         if log_det == "exact":
             return logdet.exact(derivatives.hessian(*here) / self.substeps)
@@ -307,6 +307,9 @@ class FlowPosterior(nn.Module):
             product = derivatives.hessian_product(*here, probe)
             return logdet.hutchinson(divided(product, self.substeps), probe), None
         return logdet.laplacian(derivatives.laplacian(*here) / self.substeps), None
+
+    def _times(self, what: Acting, like: Tensor) -> Tensor:
+        return solvers.euler_times(what.steps, self.substeps, self.label, like)
 
     def _field(self, what: Acting) -> solvers.Field:
         return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))
@@ -335,7 +338,7 @@ class FlowPosterior(nn.Module):
 
     def _latents(self, name: str, z: Tensor) -> Tensor:
         require_floating(name, z, "pass latents (B, dim)")
-        dim = derivatives.dimension(self.potential)
+        dim = dimension(self.potential)
         if z.ndim != 2 or (dim is not None and z.shape[1] != dim):
             raise ValueError(
                 f"{name}: got shape {tuple(z.shape)}, expected (B, {'dim' if dim is None else dim}); "

@@ -164,6 +164,24 @@ class Potential(nn.Module):
             chosen(self.time_out_bias, k),
         )
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Of all K, what `time_layers` and then `networks` give, tensor by tensor.
+
+        A named tuple that is made in compiled code is looked up anew in each call of it, by a dozen names.
+        """
+        return (
+            self.time_in_weight,
+            self.time_in_bias,
+            self.time_out_weight,
+            self.time_out_bias,
+            self.input_weight,
+            self.input_bias,
+            self.hidden_weight,
+            self.hidden_bias,
+            self.output_weight,
+            self.output_bias,
+        )
+
     def embedding(self, t: Tensor) -> Embedding:
         """Of times of any shape, (S, width), S being their number."""
         return Embedding.of(t.flatten(), self.time_in_weight.shape[-1])
@@ -199,8 +217,8 @@ class Potential(nn.Module):
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""
-        require_floating("z", z, "pass latents")
-        if z.dtype != self.input_weight.dtype:
+        if not isinstance(z, Tensor) or z.dtype != self.input_weight.dtype:
+            require_floating("z", z, "pass latents")
             raise TypeError(
                 f"z: got dtype {z.dtype}, expected {self.input_weight.dtype} like the potential's parameters; "
                 "convert one of them with .to(dtype); half-precision latents flow in float32, so keep the potential in float32"

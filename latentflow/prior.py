@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import heat
-from latentflow.initial import without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.validate import one_of, positive_integer, require_finite, sums_up
+from latentflow.written_out import autocast_off, hidden
 
 
 class DiffusionPrior(nn.Module):
@@ -86,23 +86,17 @@ class DiffusionPrior(nn.Module):
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         check_path(path)
-        with without_autocast(path.z):
-            if self.form == "heat":
-                self._check(path.weights)
-                if path.weights.shape[0] not in (1, path.z.shape[0]):
-                    raise ValueError(
-                        f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
-                        "give each latent path its weights"
-                    )
-                acted = _acted(path.weights.to(path.z.dtype))
-                value = heat.log_density(path.z, *acted, self.raw.to(path.z.dtype))
-            else:
-                value = heat.log_normal(path.z, self.variance(path.weights))
-            if sums_up(value) is False:
-                require_finite("path.z", path.z, "look for exploding potentials")
-                fix = "look for exploding latents or a huge prior.diffusion, or use float64"
-                require_finite("prior.log_prob", value, fix)
-            return value
+        self._check(path.weights)
+        if path.weights.shape[0] not in (1, path.z.shape[0]):
+            raise ValueError(
+                f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
+                "give each latent path its weights"
+            )
+        if self.form == "heat":
+            _hide()
+            return _of_heat(path.z, path.weights, self.raw)
+        with autocast_off(path.z.device.type):
+            return _finite(heat.log_normal(path.z, self.variance(path.weights)), path.z)
 
     def _check(self, weights: Tensor) -> None:
         if weights.ndim != 3 or weights.shape[-1] != self.num:
@@ -110,6 +104,23 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
                 f"make the prior with num={weights.shape[-1]}"
             )
+
+
+def _of_heat(z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
+    """The log density where the variance grows as that of heat, (B, T+1)."""
+    with autocast_off(z.device.type):
+        return _finite(heat.log_density(z, *_acted(weights.to(z.dtype)), raw.to(z.dtype)), z)
+
+
+_hide = hidden(_of_heat)
+
+
+def _finite(density: Tensor, z: Tensor) -> Tensor:
+    if sums_up(density) is False:
+        require_finite("path.z", z, "look for exploding potentials")
+        fix = "look for exploding latents or a huge prior.diffusion, or use float64"
+        require_finite("prior.log_prob", density, fix)
+    return density
 
 
 def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:

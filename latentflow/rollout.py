@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentflow import logdet
+from latentflow import logdet, solvers
 from latentflow.closed_form import Local, Networks
+from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.layout import Layout, parts_of
-from latentflow.penalty import Force, penalty
+from latentflow.penalty import penalty
 from latentflow.potential import NegativeForce, Potential
 from latentflow.stack import all_chosen
-from latentflow.sweep import Inputs, Start, Sweep, sweep
+from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers
 from latentflow.written_out import hidden, take
 
@@ -29,21 +30,21 @@ class Rollout:
 
     potential: Potential
     layout: Layout
-    networks: Networks  # all of them
+    tensors: tuple[Tensor | None, ...]  # of the potential
+    versions: tuple[int, ...]  # of its parameters and of the path, to tell whether they still are what they were
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
-    sweep: Sweep  # of a network in parts, with the activations of one part
-    versions: tuple[
-        int, ...
-    ]  # of the path and of the potential's parameters, to tell whether they still are what they were
+    z: Tensor  # (B, S+1, d)
+    starts: Tensor | None  # as `Sweep` says, also of the next three
+    squared_at_0: Tensor
+    left: Tensor | None
+    log_det: Tensor | None  # where it was to be estimated
+    activations: tuple[Any, ...]  # h_1, h_2, q, p and u of a `Sweep`; of a network in parts those of one part
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
         """Whether this is `potential` as it stands, evaluated along z."""
-        return self.z is z and self.potential is potential and self.versions == _versions(self.potential, z)
-
-    @property
-    def z(self) -> Tensor:
-        """(B, S+1, d)."""
-        return self.sweep.path
+        # Inside a compiled graph nothing comes in between.
+        now = () if torch.compiler.is_compiling() else _versions(self.potential, z)
+        return self.z is z and self.potential is potential and self.versions == now
 
     @property
     def steps(self) -> int:
@@ -53,7 +54,9 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        return Local.of(Networks(*all_chosen(self.networks, self.layout.k)), *self.sweep.activations())
+        chosen = iter(all_chosen(self.tensors, self.layout.k))
+        _, networks = take(chosen, Layers), take(chosen, Networks)
+        return Local.of(networks, *self.activations)
 
     def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:
         """What the Hamilton-Jacobi equation with this force, of as many networks, costs each sample, (B,).
@@ -64,18 +67,21 @@ class Rollout:
             price: on the size of the force.
             factor: of the initial term.
         """
-        left, starts, of_force = self.sweep.left, self.sweep.starts, None
-        assert left is not None
-        assert starts is not None
+        assert self.left is not None
+        assert self.starts is not None
+        of_force = None
         if force is not None:
             root = force.root
             same = root.hidden == self.potential.hidden
             sinusoid = self.sinusoid[1:] if same else root.embedding(times).sinusoid
-            of_force = Force(sinusoid, root.time_layers(), root.networks(), force.bias)
-        return penalty(self.layout, left, self.sweep.squared_at_0, starts, of_force, price, factor)
+            of_force = sinusoid, *root.tensors(), force.bias
+        return penalty(self.layout, self.left, self.squared_at_0, self.starts, of_force, price, factor)
 
-    def log_det(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
-        """The exact log |det(I + H / substeps)| of what acts and the folds, (B, S) each; `memory` as in `logdet.in_chunks`."""
+    def exact(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
+        """Log |det(I + H / substeps)| of what acts, not estimated, and the folds, (B, S) each.
+
+        `memory` is that of `logdet.in_chunks`.
+        """
         weights, local = self.layout.weights_of_rows, self.local
 
         def log_det(rows: slice) -> tuple[Tensor, Tensor]:
@@ -85,11 +91,6 @@ class Rollout:
         rows, bytes_each = local.first.shape[1], local.hessian_bytes(weights is not None)
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
         return self._of_what_acts(values), self._of_what_acts(folds)
-
-    def hutchinson(self) -> Tensor:
-        """`logdet.hutchinson` of H / substeps of what acts, (B, S)."""
-        assert self.sweep.log_det is not None
-        return self.sweep.log_det
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """X (1 or G, S M) as (B, S)."""
@@ -105,45 +106,63 @@ def roll_out(
     potential: Potential,
     layout: Layout,
     z0: Tensor,
-    times: Tensor,
+    steps: int,
     substeps: int,
-    bits: Tensor | None = None,
-    constrained: bool = True,
+    label: str,
+    estimated: bool,
+    generator: torch.Generator | None,
+    constrained: bool,
 ) -> Rollout:
-    """Follow z += grad u(z, t) / substeps through `times`.
+    """Follow z += grad u(z, t) / substeps through the times of `solvers.euler_times`.
 
     Args:
         potential: ours.
         layout: which rows its networks see.
         z0: (B, d).
-        times: (S,).
-        substeps: n.
-        bits: `logdet.random_bits` for a sign of each latent that a step starts from, (B, S, ...); None without an estimate of
-            the log-determinants.
+        steps, substeps, label: see `solvers.euler_times`.
+        estimated: whether to estimate the log-determinants.
+        generator: draws the probe that estimates them.
         constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
+
+    Raises:
+        ValueError: latents or estimates are not finite.
     """
     potential.check_latents(z0)
-    networks = potential.networks()
-    if torch.compiler.is_compiling():
-        _hide()
+    tensors = potential.tensors()
+    # A generator is nothing that a compiler's frontend could hand on.
+    bits = _bits(z0, steps * substeps, generator) if estimated and generator is not None else None
+    _hide()
     which = layout.rows, layout.place, layout.weights
-    parameters = *potential.time_layers(), *networks
-    sinusoid, *found = _rolled(z0, times, bits, *which, *parameters, layout.k, substeps, constrained)
-    along = Sweep(*found)
-    return Rollout(potential, layout, networks, sinusoid, along, _versions(potential, along.path))
+    say = layout.k, steps, substeps, label, estimated, constrained
+    sinusoid, z, starts, squared_at_0, left, log_det, *activations = _rolled(z0, bits, *which, *tensors, *say)
+    versions = () if torch.compiler.is_compiling() else _versions(potential, z)
+    found = sinusoid, z, starts, squared_at_0, left, log_det, tuple(activations)
+    return Rollout(potential, layout, tensors, versions, *found)
 
 
-def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
+def _bits(z0: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+    """For a sign of each latent that a step starts from, (B, S, ...)."""
+    return logdet.random_bits(z0[:, None].expand(-1, steps, -1), generator)
+
+
+def _rolled(z0: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     """The embedding of times, and the sweep; of tensors one by one."""
-    rows, place, weights, *parameters, k, substeps, constrained = others
-    layout, given = Layout(k, rows, place, weights), iter(parameters)
+    rows, place, weights, *tensors, k, steps, substeps, label, estimated, constrained = others
+    layout, given = Layout(k, rows, place, weights), iter(tensors)
     parts = parts_of(z0) if rows is None and weights is None else 1
     layers, networks = take(given, Layers), take(given, Networks)
+    times = solvers.euler_times(steps, substeps, label, z0).flatten()
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     sinusoid, rates = Embedding.of(at_0, layers.weight_in.shape[-1])
-    probe = None if bits is None else logdet.signs(layout.spread(bits, parts), z0)
+    probe = None
+    if estimated:
+        bits = _bits(z0, len(times), None) if bits is None else bits
+        probe = logdet.signs(layout.spread(bits, parts), z0)
     start = Start(z0, rows, place, weights, probe, sinusoid, rates[1:] if constrained else rates[:0])
     found = sweep(Inputs(start, layers, networks, k, parts, substeps))
+    require_finite_path(found.path, substeps)
+    if found.log_det is not None:
+        require_finite_log_det(found.log_det, substeps)
     names = ("first", "second", "back", "coefficient", "value")
     activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), len(times)) for name in names}
     return sinusoid, *found._replace(**activations)
@@ -152,9 +171,7 @@ def _rolled(z0: Tensor, times: Tensor, bits: Tensor | None, *others: Any) -> tup
 _hide = hidden(_rolled)
 
 
-def _versions(potential: nn.Module, path: Tensor) -> tuple[int, ...]:
-    """How often the path and each parameter have been written to; inside a compiled graph nothing comes in between."""
-    if torch.compiler.is_compiling():
-        return ()
+def _versions(potential: Potential, path: Tensor) -> tuple[int, ...]:
+    """How often the path and each parameter have been written to."""
     tensors = path, *potential._parameters.values()  # it has no modules with more
     return tuple(x._version for x in tensors if x is not None and not x.is_inference())

@@ -69,7 +69,8 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
     assert len(graphs) == traced, "a new batch size has recompiled the graph"
     called = {getattr(node.target, "__module__", None) for node in graphs[-1].graph.nodes if callable(node.target)}
     # The frontend takes each of these for one operation: it would have every name in there looked up in each call.
-    assert {"latentflow.rollout", "latentflow.penalty", *["latentflow.heat"] * (log_det is not None)} <= called
+    densities = {"latentflow.prior", "latentflow.objective"} if log_det is not None else set()
+    assert {"latentflow.initial", "latentflow.rollout", "latentflow.penalty", *densities} <= called
     for (name, ours), truth in zip(compiled_module.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from latentflow.closed_form import Networks
 from latentflow.heat import log_density
 from latentflow.layout import Layout
-from latentflow.penalty import Force, penalty
+from latentflow.penalty import penalty
 from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.values import values
@@ -97,7 +97,8 @@ def penalised(kind, bounded, seed, substeps=1):
     price, sinusoid = 0.3 * (seed % 2), Embedding.of(rand(STEPS, seed=seed), 4).sinusoid
 
     def function(left, at_0, starts, bias, *others):
-        force = Force(sinusoid.to(left), *together(others[: len(parameters)]), bias)
+        layers, networks = together(others[: len(parameters)])
+        force = sinusoid.to(left), *layers, *networks, bias
         return penalty(layout(*others[len(parameters) :]), left, at_0, starts, force, price, 0.7)
 
     return function, [left, at_0, starts, bias, *parameters, *weights]
