@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from latentflow.layout import layout_of
 from latentflow.path import LatentPath
 from latentflow.rollout import Rollout, roll_out
 from latentflow.validate import one_of, positive_integer, require_finite, require_floating
-from latentflow.written_out import autocast_off
+from latentflow.written_out import autocast_off, hidden
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
@@ -145,7 +146,8 @@ class FlowPosterior(nn.Module):
             rolled, log_q = self._roll_out(z0, what, self.log_det, generator), None
             z, log_det = rolled.z, rolled.log_det
             if start is not None and log_det is not None:
-                log_q = torch.cat((start[:, None], -log_det), 1).cumsum(1)
+                _hide()
+                log_q = _densities(start, log_det)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
             return LatentPath(z, log_q, log_det, rolled.folds, what.weights, times, q0, what, rolled.rollout)
 
@@ -347,3 +349,13 @@ class FlowPosterior(nn.Module):
         z = in_full_precision(z)
         require_finite(name, z, "look for exploding weights or bad input")
         return z
+
+
+def _densities(start: Tensor, log_det: Tensor) -> Tensor:
+    """Log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
+    if torch.compiler.is_compiling():  # inductor has no cumsum of its own, but joins sums to what is around them
+        return torch.stack(list(accumulate((start, *log_det.unbind(1)), torch.sub)), 1)
+    return torch.cat((start[:, None], -log_det), 1).cumsum(1)
+
+
+_hide = hidden(_densities)
