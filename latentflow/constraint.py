@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from latentflow import derivatives
 from latentflow.derivatives import has_closed_form
+from latentflow.finite import require_finite_derivatives
 from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
-from latentflow.penalty import finite
 from latentflow.potential import NegativeForce, Potential
 from latentflow.validate import one_of, require_finite, require_floating
 
@@ -100,29 +100,31 @@ class HJConstraint(nn.Module):
         r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
         with without_autocast(z):
             z = _latents(z)
-            return finite("residual", self._residual_and_force(z, t, None)[0])
+            return require_finite_derivatives("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
         with without_autocast(z):
-            return finite("initial", self._initial(_latents(z), None))
+            return require_finite_derivatives("initial", self._initial(_latents(z), None))
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
-        if self._may_share(path) and self.times == "grid" and self._sees_rows():
-            assert path.rollout is not None
+        shared = path.rollout if self._may_share(path) else None
+        if shared is not None and self.times == "grid" and self._sees_rows():
             force = self.force if isinstance(self.force, NegativeForce) else None
-            return path.rollout.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
+            return shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
         with without_autocast(path.z):
-            z = _latents(path.z[:, : len(path.times) - 1])
+            z = path.z[:, :-1]
+            z = _latents(z) if shared is None else z  # the flow has looked at its own
             num = derivatives.number_of_potentials(self.potential, z)
             if path.weights.shape[-1] != num:
                 raise ValueError(
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
                     "give flow and constraint the same potential"
                 )
-            return finite("HJConstraint", self._of_path(path, z, generator), by_sample=True)
+            total = self._of_path(path, z[:, : len(path.times) - 1], generator)
+            return require_finite_derivatives("HJConstraint", total, by_sample=True)
 
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""

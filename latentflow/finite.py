@@ -1,10 +1,10 @@
-"""Where a path, or the density along it, has left the finite numbers: the first step, and the samples."""
+"""Where a path, its density or what derivatives say of it has left the finite numbers: the first step, and the samples."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from latentflow.validate import sums_up
+from latentflow.validate import require_finite, sums_up
 
 
 def require_finite_path(fine: Tensor, substeps: int) -> None:
@@ -35,3 +35,10 @@ def require_finite_log_det(log_det: Tensor, substeps: int) -> None:
         f"log_det: got {float(log_det[sample, column])} in sample {sample} at step {column // substeps + 1}, expected a finite "
         "number; I + H is singular or not finite there: use more substeps, or constrain the potential more"
     )
+
+
+def require_finite_derivatives(name: str, x: Tensor, *, by_sample: bool = False) -> Tensor:
+    """Return x, or raise: squares of large derivatives overflow, and these may be nan where a potential is not smooth."""
+    fix = "look for exploding potentials, or for points where they are not smooth, or use float64"
+    require_finite(name, x, fix, by_sample=by_sample)
+    return x

@@ -23,9 +23,8 @@ def checked(q0: object, dim: int | None) -> Distribution:
             f"q0: got {type(q0).__name__}, expected a torch.distributions.Distribution; "
             "build Independent(Normal(mu, std), 1)"
         )
-    if normal := gaussian(
-        q0
-    ):  # the shape of whose mean is known: in compiled code, properties are looked up in each call
+    # The shape of a mean is known; in compiled code, a property of a distribution is looked up anew in each call.
+    if normal := gaussian(q0):
         batch, event = normal.loc.shape[:-1], normal.loc.shape[-1:]
     else:
         batch, event = q0.batch_shape, q0.event_shape
@@ -128,7 +127,7 @@ def _with_full_precision(q0: Distribution) -> Distribution:
     if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
         return q0
     mean, std = q0.base_dist.loc, q0.base_dist.scale
-    if mean.dtype.itemsize > 2 and std.dtype == mean.dtype:
+    if not _is_half(mean) and std.dtype == mean.dtype:
         return q0
     normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
     return Independent(normal, q0.reinterpreted_batch_ndims)
@@ -136,7 +135,11 @@ def _with_full_precision(q0: Distribution) -> Distribution:
 
 def in_full_precision(z: Tensor) -> Tensor:
     """Half-precision tensors as float32, others as they are."""
-    return z if z.dtype.itemsize > 2 else z.float()
+    return z.float() if _is_half(z) else z
+
+
+def _is_half(x: Tensor) -> bool:
+    return x.dtype.itemsize == 2 and x.is_floating_point()
 
 
 def without_autocast(x: object) -> AbstractContextManager[object]:

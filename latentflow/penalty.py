@@ -13,10 +13,10 @@ from torch import Tensor
 
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
+from latentflow.finite import require_finite_derivatives
 from latentflow.layout import Layout
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
-from latentflow.validate import require_finite
 from latentflow.written_out import (
     apart_from_autocast,
     autocast_off,
@@ -46,7 +46,7 @@ def penalty(
         at_0: the squared gradients at time 0, (G, M).
         starts: of the steps, (1 or G, S, M, d).
         force: the embedding of every step, (S, width), which gets no gradient, the tensors of all K networks behind m, see
-            `Potential.tensors`, and the bias of m, (K,), or None. Without all of them, f = 0.
+            `Potential.tensors`, and the bias of m, (K,), if it has one. None is f = 0.
         price: lambda, on the size of the force.
         factor: of the initial term.
     """
@@ -57,17 +57,10 @@ def penalty(
     return _paid(*inputs)
 
 
-def finite(name: str, x: Tensor, *, by_sample: bool = False) -> Tensor:
-    """Squares of large derivatives overflow, and derivatives may be nan where a potential is not smooth."""
-    fix = "look for exploding potentials, or for points where they are not smooth, or use float64"
-    require_finite(name, x, fix, by_sample=by_sample)
-    return x
-
-
 def _paid(*inputs: Any) -> Tensor:
     with autocast_off(inputs[0].device.type):
         (total,) = _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
-        return finite("HJConstraint", total, by_sample=True)
+        return require_finite_derivatives("HJConstraint", total, by_sample=True)
 
 
 _hide = hidden(_paid)

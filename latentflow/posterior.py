@@ -277,7 +277,7 @@ class FlowPosterior(nn.Module):
         if log_det is None:
             return _Rolled(z, None, None, rollout if on_grid else None)
         value, folds = self._log_det(fine, what, rollout, log_det, generator)
-        if rollout is None or not estimated:
+        if rollout is None or not estimated:  # its estimates it has looked at
             require_finite_log_det(value, self.substeps)
         if self.substeps > 1:
             per_step = (-1, what.steps, self.substeps)

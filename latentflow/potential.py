@@ -165,9 +165,9 @@ class Potential(nn.Module):
         )
 
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """Of all K, what `time_layers` and then `networks` give, tensor by tensor.
+        """What `time_layers` and then `networks` give of all K, one by one.
 
-        A named tuple that is made in compiled code is looked up anew in each call of it, by a dozen names.
+        What makes a named tuple in compiled code is looked up anew in each call of that code, by a dozen names.
         """
         return (
             self.time_in_weight,

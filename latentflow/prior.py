@@ -77,11 +77,7 @@ class DiffusionPrior(nn.Module):
         if self.form == "heat":
             found = heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
             return found.expand(weights.shape[0], -1)
-        added = torch.matmul(weights, self.diffusion.to(weights.dtype))  # (B, T)
-        variances = [torch.ones_like(added[:, 0])]
-        for step in added.unbind(1):
-            variances.append(variances[-1] * (1 + step / variances[-1]).square())
-        return torch.stack(variances, 1)
+        return _of_particles(weights, self.diffusion.to(weights.dtype))
 
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
@@ -92,11 +88,8 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
                 "give each latent path its weights"
             )
-        if self.form == "heat":
-            _hide()
-            return _of_heat(path.z, path.weights, self.raw)
-        with autocast_off(path.z.device.type):
-            return _finite(heat.log_normal(path.z, self.variance(path.weights)), path.z)
+        _hide()
+        return _log_prob(self.form, path.z, path.weights, self.raw)
 
     def _check(self, weights: Tensor) -> None:
         if weights.ndim != 3 or weights.shape[-1] != self.num:
@@ -106,21 +99,30 @@ class DiffusionPrior(nn.Module):
             )
 
 
-def _of_heat(z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
-    """The log density where the variance grows as that of heat, (B, T+1)."""
+def _log_prob(form: str, z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
     with autocast_off(z.device.type):
-        return _finite(heat.log_density(z, *_acted(weights.to(z.dtype)), raw.to(z.dtype)), z)
+        weights, raw = weights.to(z.dtype), raw.to(z.dtype)
+        if form == "heat":
+            value = heat.log_density(z, *_acted(weights), raw)
+        else:
+            value = heat.log_normal(z, _of_particles(weights, heat.projected(raw)))
+        if sums_up(value) is False:
+            require_finite("path.z", z, "look for exploding potentials")
+            fix = "look for exploding latents or a huge prior.diffusion, or use float64"
+            require_finite("prior.log_prob", value, fix)
+        return value
 
 
-_hide = hidden(_of_heat)
+_hide = hidden(_log_prob)
 
 
-def _finite(density: Tensor, z: Tensor) -> Tensor:
-    if sums_up(density) is False:
-        require_finite("path.z", z, "look for exploding potentials")
-        fix = "look for exploding latents or a huge prior.diffusion, or use float64"
-        require_finite("prior.log_prob", density, fix)
-    return density
+def _of_particles(weights: Tensor, diffusion: Tensor) -> Tensor:
+    """The variances of the paper's particle step."""
+    added = torch.matmul(weights, diffusion)  # (B, T)
+    variances = [torch.ones_like(added[:, 0])]
+    for step in added.unbind(1):
+        variances.append(variances[-1] * (1 + step / variances[-1]).square())
+    return torch.stack(variances, 1)
 
 
 def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,9 +42,10 @@ class Rollout:
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
         """Whether this is `potential` as it stands, evaluated along z."""
-        # Inside a compiled graph nothing comes in between.
-        now = () if torch.compiler.is_compiling() else _versions(self.potential, z)
-        return self.z is z and self.potential is potential and self.versions == now
+        if self.z is not z or self.potential is not potential:
+            return False
+        # Inside a compiled graph nothing comes in between; between two graphs it would not be noticed.
+        return self.versions == (() if torch.compiler.is_compiling() else _versions(self.potential, z))
 
     @property
     def steps(self) -> int:
@@ -54,8 +55,7 @@ class Rollout:
     @property
     def local(self) -> Local:
         """What the networks say of the rows that each step starts from, step after step."""
-        chosen = iter(all_chosen(self.tensors, self.layout.k))
-        _, networks = take(chosen, Layers), take(chosen, Networks)
+        networks = Networks(*all_chosen(self.tensors[len(Layers._fields) :], self.layout.k))
         return Local.of(networks, *self.activations)
 
     def penalty(self, force: NegativeForce | None, times: Tensor, price: float, factor: float) -> Tensor:

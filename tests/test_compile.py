@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, flow_kl, layout, rollout
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout, rollout
 from tests.problems import make_potential
 
 DIM, NUM, STEPS = 4, 3, 3
@@ -73,6 +73,21 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
     assert {"latentflow.initial", "latentflow.rollout", "latentflow.penalty", *densities} <= called
     for (name, ours), truth in zip(compiled_module.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_the_particle_prior_compiles_too():
+    torch._dynamo.reset()
+    z, weights = torch.randn(5, STEPS + 1, DIM), torch.rand(5, STEPS, NUM)
+    gradients = []
+    for compiled in (False, True):
+        prior = DiffusionPrior(NUM, 0.3, form="particle")
+
+        def log_prob(z, prior=prior):
+            return prior.log_prob(LatentPath(z, None, None, None, weights, torch.arange(STEPS + 1), None))
+
+        way = torch.compile(log_prob, fullgraph=True, backend="aot_eager") if compiled else log_prob
+        gradients.append(torch.autograd.grad(way(z).square().sum(), prior.raw)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("log_det", ["exact", "hutchinson", "laplacian", None])

@@ -1,5 +1,6 @@
 """The Hamilton-Jacobi residual on exact solutions, the penalty against its definition, and what it must not depend on."""
 
+import dataclasses
 import math
 
 import pytest
@@ -213,3 +214,10 @@ def test_a_free_force_absorbs_the_residual_and_a_price_keeps_it_away():
         sizes.append(force(path.z, 1.0).mean().item())
     assert sizes[0] == pytest.approx(-1, abs=0.1)
     assert sizes[1] == pytest.approx(0, abs=0.1)
+
+
+def test_latents_too_few_for_their_times_are_refused():
+    potential = make_potential(3, 2)
+    path = FlowPosterior(potential)(gaussian(4, 3), 0, steps=3)
+    with pytest.raises(ValueError, match="t: got shape"):
+        HJConstraint(potential)(dataclasses.replace(path, z=path.z[:, :-1]))

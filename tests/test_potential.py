@@ -125,6 +125,13 @@ def test_time_broadcasts_to_the_leading_axes(potential, seed, shape):
     close(potential.first_derivatives(z, t)[0], rates.view(4, 5, -1), 1e-12)
 
 
+@pytest.mark.parametrize("bounded", [True, False])
+def test_tensors_are_those_of_the_time_branch_and_then_of_the_networks(bounded):
+    potential = make_potential(3, 2, bounded=bounded)
+    named = *potential.time_layers(), *potential.networks()
+    assert all(ours is truth for ours, truth in zip(potential.tensors(), named, strict=True))
+
+
 def test_numbers_are_times():
     potential, z = make_potential(3, 2), randn(5, 3)
     close(potential(z, 2), potential(z, torch.full((5,), 2.0, dtype=z.dtype)), 1e-14)

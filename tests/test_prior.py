@@ -212,9 +212,10 @@ def test_shared_weights_have_a_gradient_each():
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_of_other_samples_are_refused():
+@pytest.mark.parametrize("form", ["heat", "particle"])
+def test_weights_of_other_samples_are_refused(form):
     with pytest.raises(ValueError, match=r"path.weights: got those of 4 samples, expected 5 like path.z"):
-        DiffusionPrior(2).log_prob(path_of(randn(5, 4, 3), rand(4, 3, 2)))
+        DiffusionPrior(2, form=form).log_prob(path_of(randn(5, 4, 3), rand(4, 3, 2)))
 
 
 def test_the_prior_is_differentiable_twice_and_forwards():
