@@ -49,8 +49,8 @@ def hidden(function: Callable[..., Any]) -> Callable[[], bool]:
     """Make what is to be called before `function`, so that the frontend of torch.compile takes that for one operation.
 
     Its backend looks inside all the same. The frontend would have every name in there looked up again in each call of the
-    compiled code, which costs about 0.3 us each after other work has taken the caches. To mark the function without being
-    asked would import the frontend, which takes long.
+    compiled code, which takes long after other work has taken the caches. To mark the function without being asked would
+    import the frontend, which takes long too.
     """
 
     def mark() -> bool:

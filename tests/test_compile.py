@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, flow_kl, layout, rollout
-from tests.problems import make_potential
+from tests.problems import make_potential, rand, randn
 
 DIM, NUM, STEPS = 4, 3, 3
 # torch.compile itself instantiates autograd functions, which torch says not to do.
@@ -77,17 +77,17 @@ def test_a_whole_loss_compiles_into_one_graph_with_the_gradients_of_eager_mode(k
 
 def test_the_particle_prior_compiles_too():
     torch._dynamo.reset()
-    z, weights = torch.randn(5, STEPS + 1, DIM), torch.rand(5, STEPS, NUM)
+    z, weights = randn(5, STEPS + 1, DIM, seed=0), rand(5, STEPS, NUM, seed=1)
     gradients = []
     for compiled in (False, True):
-        prior = DiffusionPrior(NUM, 0.3, form="particle")
+        prior = DiffusionPrior(NUM, 0.3, form="particle", dtype=torch.float64)
 
         def log_prob(z, prior=prior):
             return prior.log_prob(LatentPath(z, None, None, None, weights, torch.arange(STEPS + 1), None))
 
         way = torch.compile(log_prob, fullgraph=True, backend="aot_eager") if compiled else log_prob
         gradients.append(torch.autograd.grad(way(z).square().sum(), prior.raw)[0])
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("log_det", ["exact", "hutchinson", "laplacian", None])
