@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.curvature import Curvature
+from latentflow.curvature import Curvature, many
 from latentflow.hamilton_jacobi import time_derivative
 from latentflow.hessian_product import coefficient_of_product, curvature_of_output
 from latentflow.product import plus_product, times_vectors
@@ -89,7 +89,8 @@ class Local:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
         num, hidden, dim = self.networks.input_weight.shape
         size = min(num * hidden if together else hidden, dim)
-        return self.first.element_size() * num * (3 * hidden * hidden + 5 * hidden * size + 8 * size * size)
+        numbers = num * 2 * hidden * (hidden + size) + (1 if together else num) * 8 * size * size
+        return self.first.element_size() * numbers
 
     def gradient_coefficient(self) -> Tensor:
         """The p with grad u = A^T p, (G, N, h)."""
@@ -152,7 +153,12 @@ class Local:
 
     def _layers(self, basis: Tensor) -> Tensor:
         """C in the columns of `basis` (G, h, r), as (G, N, h, r)."""
-        scaled = self.networks.hidden_weight[:, None] * slope_of(self.first)[:, :, None]
+        slopes, middle = slope_of(self.first), self.networks.hidden_weight
+        if many(slopes):
+            # B_ij A_jr of all pairs are no more memory than C, and then s_1 (N, h) is all that the product has on its left.
+            pairs = (middle.mT[..., None] * basis[:, :, None]).flatten(2)
+            return torch.bmm(slopes, pairs).view(*slopes.shape, basis.shape[-1])
+        scaled = middle[:, None] * slopes[:, :, None]
         return torch.bmm(scaled.flatten(1, 2), basis).view(*scaled.shape[:3], basis.shape[-1])
 
     def _basis(self, reduced: bool, together: bool) -> Tensor:

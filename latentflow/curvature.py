@@ -16,9 +16,9 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.forward_mode import carries_tangent
-from latentflow.product import plus_product
+from latentflow.product import add_product, plus_product
 from latentflow.validate import holds
-from latentflow.written_out import apart_from_autocast
+from latentflow.written_out import apart_from_autocast, unrecorded
 
 
 class Curvature(NamedTuple):
@@ -39,54 +39,58 @@ class Curvature(NamedTuple):
 
     def log_det(self) -> tuple[Tensor, Tensor]:
         """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
-        if torch.is_grad_enabled() and not carries_tangent(*self):
+        if torch.is_grad_enabled() and any(x.requires_grad for x in self) and not carries_tangent(*self):
             with torch.no_grad():
-                factor, info = torch.linalg.cholesky_ex(self.jacobian())
+                matrix = self.jacobian().mT  # the same, as LAPACK wants it in memory
+                in_place = unrecorded()  # memory of this size takes longer to come by than to fill
+                to = (matrix, matrix.new_empty(0, dtype=torch.int32)) if in_place else None
+                factor, info = torch.linalg.cholesky_ex(matrix, out=to)
+                if holds(info == 0):
+                    diagonal = factor.diagonal(dim1=-2, dim2=-1).clone()
+                    inverse = torch.cholesky_inverse(factor, out=factor) if in_place else torch.cholesky_inverse(factor)
             if holds(info == 0):
-                return _LogDet.apply(*self, factor), info != 0  # type: ignore[no-untyped-call]
+                return _LogDet.apply(*self, diagonal, inverse.mT), info != 0  # type: ignore[no-untyped-call]
         return logdet.of_jacobian(self.jacobian())
-
-    def many(self) -> bool:
-        """Whether there are so many that the products a a^T are worth their memory; a graph must not depend on it."""
-        return torch.compiler.is_compiling() or self.inner.shape[1] >= self.basis.shape[1]
 
     def _added_to(self, matrix: Tensor) -> Tensor:
         size = self.basis.shape[-1]
-        if self.many():
+        if many(self.inner):
             start = plus_product(matrix.flatten(), self.inner, _pairs(self.basis)).view(-1, size, size)
         else:
             basis = self.basis[:, None]
             start = (matrix + (basis * self.inner[..., None]).mT @ basis).flatten(0, 1)
         bent = (self.layers * self.outer[..., None]).flatten(0, 1).mT
-        total = plus_product(start, bent, self.layers.flatten(0, 1))
+        total = (add_product if unrecorded() else plus_product)(start, bent, self.layers.flatten(0, 1))
         return total.view(*self.outer.shape[:2], size, size)
 
 
 class _LogDet(torch.autograd.Function):
-    """Of a positive definite I + H with a given Cholesky factor; differentiable twice."""
+    """Of a positive definite I + H, given the diagonal of its Cholesky factor, and M; differentiable twice."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(layers: Tensor, outer: Tensor, basis: Tensor, inner: Tensor, factor: Tensor) -> Tensor:
-        return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    def forward(
+        layers: Tensor, outer: Tensor, basis: Tensor, inner: Tensor, diagonal: Tensor, inverse: Tensor
+    ) -> Tensor:
+        return 2 * diagonal.log().sum(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        *given, _, inverse = inputs
+        ctx.save_for_backward(*given, inverse)
 
     @staticmethod
     @apart_from_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *given, factor = ctx.saved_tensors
+        *given, inverse = ctx.saved_tensors
         curvature = Curvature(*given)
         layers, outer, basis, inner = curvature
         if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
-            factor = torch.linalg.cholesky(curvature.jacobian())
-        inverse = torch.cholesky_inverse(factor)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature.jacobian()))
         spread = torch.matmul(layers, inverse)
         grad = grad[..., None]
-        if curvature.many():
+        if many(inner):
             flat = inverse.flatten(2)
             weighted = torch.bmm((grad * inner).mT, flat).view(*basis.shape, -1)  # sum over N of c M, (R, n, r, r)
             by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)
@@ -95,8 +99,17 @@ class _LogDet(torch.autograd.Function):
             turned = torch.matmul(basis[:, None], inverse)  # M a, (R, N, n, r)
             by_basis = 2 * (turned * (grad * inner)[..., None]).sum(1)
             by_inner = grad * (turned * basis[:, None]).sum(-1)
-        by_layers, by_outer = spread * (2 * grad * outer)[..., None], grad * (spread * layers).sum(-1)
-        return by_layers, by_outer, by_basis, by_inner, None
+        by_outer, scale = grad * (spread * layers).sum(-1), (2 * grad * outer)[..., None]
+        by_layers = spread.mul_(scale) if unrecorded() else spread * scale
+        return by_layers, by_outer, by_basis, by_inner, None, None
+
+
+def many(rows: Tensor) -> bool:
+    """Whether rows (R, N, n) are so many that the products of all pairs of n are worth their memory.
+
+    A graph must not depend on it.
+    """
+    return torch.compiler.is_compiling() or rows.shape[1] >= rows.shape[2]
 
 
 def _pairs(basis: Tensor) -> Tensor:

@@ -42,13 +42,18 @@ def of_jacobian(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if unfolded:
         return _through_cholesky(matrix, factor), folds
     # Each factorisation sees only matrices that it can take, so that no nan comes back through `where`.
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    folded = folds[..., None, None]
-    sound = torch.where(folded, identity, matrix), torch.where(folded, identity, factor)
-    value = _through_cholesky(*sound)
     if unfolded is None:  # values may not be looked at
-        return value + _through_qr(torch.where(folded, matrix, identity)), folds
-    return value.masked_scatter(folds, _through_qr(matrix[folds])), folds
+        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        folded = folds[..., None, None]
+        sound = torch.where(folded, identity, matrix), torch.where(folded, identity, factor)
+        return _through_cholesky(*sound) + _through_qr(torch.where(folded, matrix, identity)), folds
+    matrices, factors = (x.reshape(folds.numel(), *x.shape[-2:]) for x in (matrix, factor))
+    sound, folded = (where.flatten().nonzero().squeeze(1) for where in (~folds, folds))
+    value = matrix.new_empty(folds.numel())
+    value = value.index_copy(
+        0, sound, _through_cholesky(matrices.index_select(0, sound), factors.index_select(0, sound))
+    )
+    return value.index_copy(0, folded, _through_qr(matrices.index_select(0, folded))).view_as(folds), folds
 
 
 def in_chunks(

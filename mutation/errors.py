@@ -69,6 +69,11 @@ ERRORS = (
         "trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)",
         "trace = (outer * self._layers(weight).sum(-1).square()).sum(-1)",
     ),
+    _closed_form(
+        "many Hessians have the second layer transposed",
+        "middle.mT[..., None] * basis[:, :, None]",
+        "middle[..., None] * basis[:, :, None]",
+    ),
     _derivatives(
         "the Laplacian of a user's potential is made of the row sums of the Hessian",
         ".diagonal(dim1=-2, dim2=-1).sum(-1)",
@@ -86,8 +91,8 @@ ERRORS = (
     ),
     _closed_form(
         "a Hessian block is transposed",
-        "scaled = self.networks.hidden_weight[:, None] *",
-        "scaled = self.networks.hidden_weight.mT[:, None] *",
+        "scaled = middle[:, None] *",
+        "scaled = middle.mT[:, None] *",
     ),
     _hessian_product(
         "a block of the Hessian product is transposed",
@@ -204,8 +209,8 @@ ERRORS = (
     ),
     _logdet(
         "folded samples get the log-determinant of a neighbour",
-        "value.masked_scatter(folds, _through_qr(matrix[folds]))",
-        "value.masked_scatter(folds, _through_qr(matrix[folds]).flip(0))",
+        "_through_qr(matrices.index_select(0, folded))",
+        "_through_qr(matrices.index_select(0, folded)).flip(0)",
     ),
     _curvature(
         "missing factor 2 in the gradient of the log-determinant",

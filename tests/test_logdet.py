@@ -223,3 +223,24 @@ def test_the_gradient_of_a_curvature_is_right_to_second_order_and_forwards(weigh
     torch.testing.assert_close(log_det(*factors), truth, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(log_det, factors, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(log_det, factors, fast_mode=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("dim", [2, 5])  # fewer and more than the hidden layer is wide
+def test_many_hessians_are_those_of_one_after_the_other(weighted, bounded, dim):
+    potential, z = make_potential(dim, 2, 3, bounded=bounded, strength=0.5), randn(12, dim).requires_grad_()
+    weights, by = rand(2, 12, 1) if weighted else None, randn(2, 12)[: 1 if weighted else 2]
+    inputs = z, *potential.parameters()
+
+    def log_det(rows):
+        here = potential._local(z[rows], 1.0, None)[0]
+        return here.curvature(None if weights is None else weights[:, rows], reduced=True).log_det()[0]
+
+    together, apart = log_det(slice(None)), torch.cat([log_det(slice(n, n + 1)) for n in range(12)], 1)
+    close(together, apart, 1e-12)
+    options = {"retain_graph": True, "materialize_grads": True}
+    once, again, truth = (torch.autograd.grad(found, inputs, by, **options) for found in (together, together, apart))
+    for x, y, true in zip(once, again, truth, strict=True):
+        assert torch.equal(x, y), "what is kept for the gradient was written to"
+        close(x, true, 1e-12)
