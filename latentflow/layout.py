@@ -10,6 +10,7 @@ from torch import Tensor
 from latentflow import groups
 from latentflow.acting import Acting
 from latentflow.stack import Choice
+from latentflow.validate import read
 from latentflow.written_out import transformed
 
 PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
@@ -111,8 +112,10 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
         return Layout(0, None, None, None)
     if labels is not None and what.constant:
         # Where reading does not wait for a device. As a list: torch.func may wrap them, and has no memory to share.
-        if what.readable and labels.device.type == "cpu" and labels.shape[0] > 0:
-            found = groups.of_read(labels[:, 0].tolist(), num)
+        on_host = what.readable and labels.device.type == "cpu" and labels.shape[0] > 0
+        first = read(labels[:, 0], Tensor.tolist) if on_host else None  # before torch 2.12 not even that
+        if first is not None:
+            found = groups.of_read(first, num)
             return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
         unread = None if transformed() else groups.of_unread(labels[:, 0], num)
         if unread is not None:
