@@ -17,7 +17,7 @@ from torch import Tensor
 from latentflow import logdet
 from latentflow.forward_mode import carries_tangent
 from latentflow.product import add_product, plus_product
-from latentflow.validate import holds
+from latentflow.validate import holds, read
 from latentflow.written_out import apart_from_autocast, unrecorded
 
 
@@ -39,16 +39,18 @@ class Curvature(NamedTuple):
 
     def log_det(self) -> tuple[Tensor, Tensor]:
         """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
-        if torch.is_grad_enabled() and any(x.requires_grad for x in self) and not carries_tangent(*self):
+        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not carries_tangent(*self)
+        if differentiable and read(self.inner, lambda _: True):  # else nobody could tell whether there are folds
             with torch.no_grad():
                 matrix = self.jacobian().mT  # the same, as LAPACK wants it in memory
                 in_place = unrecorded()  # memory of this size takes longer to come by than to fill
                 to = (matrix, matrix.new_empty(0, dtype=torch.int32)) if in_place else None
                 factor, info = torch.linalg.cholesky_ex(matrix, out=to)
-                if holds(info == 0):
+                unfolded = holds(info == 0)
+                if unfolded:
                     diagonal = factor.diagonal(dim1=-2, dim2=-1).clone()
                     inverse = torch.cholesky_inverse(factor, out=factor) if in_place else torch.cholesky_inverse(factor)
-            if holds(info == 0):
+            if unfolded:
                 return _LogDet.apply(*self, diagonal, inverse.mT), info != 0  # type: ignore[no-untyped-call]
         return logdet.of_jacobian(self.jacobian())
 
