@@ -1,4 +1,4 @@
-"""The distribution of z_0 as the user's encoder gives it: checked, in full precision, sampled reproducibly."""
+"""Where paths start: latents, or their distribution as the user's encoder gives it, checked and in full precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from latentflow.validate import require_finite, require_no_nan
+from latentflow.validate import require_finite, require_floating, require_no_nan
 from latentflow.written_out import autocast_off, hidden
 
 _DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
@@ -131,6 +131,19 @@ def _with_full_precision(q0: Distribution) -> Distribution:
         return q0
     normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
     return Independent(normal, q0.reinterpreted_batch_ndims)
+
+
+def latents(name: str, z: Tensor, dim: int | None) -> Tensor:
+    """Latents (B, dim) that the user gives as they are, in full precision; an error if they are none."""
+    require_floating(name, z, "pass latents (B, dim)")
+    if z.ndim != 2 or (dim is not None and z.shape[1] != dim):
+        raise ValueError(
+            f"{name}: got shape {tuple(z.shape)}, expected (B, {'dim' if dim is None else dim}); "
+            "pass one latent for each sample, for example path.z[:, -1]"
+        )
+    z = in_full_precision(z)
+    require_finite(name, z, "look for exploding weights or bad input")
+    return z
 
 
 def in_full_precision(z: Tensor) -> Tensor:

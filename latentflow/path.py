@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from latentflow.acting import Acting
 from latentflow.rollout import Rollout
+from latentflow.written_out import hidden
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,3 +73,18 @@ def check_path(path: object) -> None:
         raise TypeError(
             f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
         )
+
+
+def densities(start: Tensor, log_det: Tensor) -> Tensor:
+    """Log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
+    _hide()
+    return _densities(start, log_det)
+
+
+def _densities(start: Tensor, log_det: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # inductor has no cumsum of its own, but joins sums to what is around them
+        return torch.stack(list(accumulate((start, *log_det.unbind(1)), torch.sub)), 1)
+    return torch.cat((start[:, None], -log_det), 1).cumsum(1)
+
+
+_hide = hidden(_densities)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,15 +15,15 @@ from torch.distributions import Distribution
 
 from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
-from latentflow.coupling import divided
 from latentflow.derivatives import dimension, has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
-from latentflow.initial import checked, draw, in_full_precision, log_prob, without_autocast
+from latentflow.initial import checked, draw, latents, log_prob, without_autocast
 from latentflow.layout import layout_of
-from latentflow.path import LatentPath
+from latentflow.path import LatentPath, densities
 from latentflow.rollout import Rollout, roll_out
-from latentflow.validate import one_of, positive_integer, require_finite, require_floating
-from latentflow.written_out import autocast_off, hidden
+from latentflow.validate import one_of, positive_integer
+from latentflow.volume import log_det_of_steps, rate
+from latentflow.written_out import autocast_off
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
@@ -99,20 +98,7 @@ class FlowPosterior(nn.Module):
                 "use smaller batches"
             )
         self.solver_options = dict(solver_options or {})
-        if solver == "euler":
-            if self.solver_options:
-                raise ValueError(
-                    f"solver_options: got {self.solver_options} with solver='euler', expected none; set substeps instead"
-                )
-            return
-        if log_det == "laplacian":
-            raise ValueError(
-                f"log_det: got 'laplacian' with solver={solver!r}, expected 'exact', 'hutchinson' or None; eq. 10 belongs to "
-                "Euler's steps, an ODE integrates the Laplacian itself"
-            )
-        if label == "start":
-            raise ValueError(f"label: got 'start' with solver={solver!r}, expected 'end'; an ODE's time is continuous")
-        self._odeint_options = solvers.odeint_options(solver, self.substeps, self.solver_options)
+        self._odeint_options = solvers.checked_options(solver, self.substeps, self.solver_options, log_det, label)
 
     def extra_repr(self) -> str:
         return f"log_det={self.log_det!r}, solver={self.solver!r}, substeps={self.substeps}, label={self.label!r}"
@@ -146,8 +132,7 @@ class FlowPosterior(nn.Module):
             rolled, log_q = self._roll_out(z0, what, self.log_det, generator), None
             z, log_det = rolled.z, rolled.log_det
             if start is not None and log_det is not None:
-                _hide()
-                log_q = _densities(start, log_det)
+                log_q = densities(start, log_det)
             times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
             return LatentPath(z, log_q, log_det, rolled.folds, what.weights, times, q0, what, rolled.rollout)
 
@@ -178,7 +163,7 @@ class FlowPosterior(nn.Module):
             (torch.Size([8, 6, 4]), torch.Size([8, 5]))
         """
         with without_autocast(z0):
-            z0 = self._latents("z0", z0)
+            z0 = latents("z0", z0, dimension(self.potential))
             rolled = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
             return rolled.z, rolled.log_det
 
@@ -207,7 +192,7 @@ class FlowPosterior(nn.Module):
             True
         """
         with without_autocast(z_T):
-            z = self._latents("z_T", z_T)
+            z = latents("z_T", z_T, dimension(self.potential))
             what = acting(self.potential, z, k, weights, steps)
             if self.solver != "euler":
                 for step in reversed(range(what.steps)):
@@ -255,8 +240,10 @@ class FlowPosterior(nn.Module):
 
     def _roll_out(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
         if self.solver != "euler":
-            rate = self._laplacian_rate(what, z0, log_det, generator)
-            z, value = solvers.integrate(self._field(what), rate, z0, what.steps, self.solver, self._odeint_options)
+            of_volume = rate(self.potential, log_det, what, z0, generator)
+            z, value = solvers.integrate(
+                self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options
+            )
             require_finite_path(z, 1)
             if value is not None:
                 require_finite_log_det(value, 1)
@@ -300,33 +287,14 @@ class FlowPosterior(nn.Module):
                 assert rollout.log_det is not None
                 return rollout.log_det, None
             return logdet.laplacian(rollout.laplacian() / self.substeps), None
-        z, times = fine[:, :-1], self._times(what, fine).flatten()
-        here = (self.potential, z, times, what.fine(self.substeps))
-        if log_det == "exact":
-            return logdet.exact(derivatives.hessian(*here) / self.substeps)
-        if log_det == "hutchinson":
-            probe = logdet.rademacher(z, generator)
-            product = derivatives.hessian_product(*here, probe)
-            return logdet.hutchinson(divided(product, self.substeps), probe), None
-        return logdet.laplacian(derivatives.laplacian(*here) / self.substeps), None
+        here = fine[:, :-1], self._times(what, fine).flatten(), what.fine(self.substeps)
+        return log_det_of_steps(self.potential, log_det, *here, self.substeps, generator)
 
     def _times(self, what: Acting, like: Tensor) -> Tensor:
         return solvers.euler_times(what.steps, self.substeps, self.label, like)
 
     def _field(self, what: Acting) -> solvers.Field:
         return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))
-
-    def _laplacian_rate(
-        self, what: Acting, z0: Tensor, log_det: str | None, generator: torch.Generator | None
-    ) -> solvers.Rate | None:
-        if log_det is None:
-            return None
-        if log_det == "exact":
-            return lambda z, t, step: derivatives.laplacian(self.potential, z, t, what.at(step))
-        probe = logdet.rademacher(z0, generator)  # one for the whole path: the integrand must be smooth in time
-        return lambda z, t, step: (probe * derivatives.hessian_product(self.potential, z, t, what.at(step), probe)).sum(
-            -1
-        )
 
     def _undo(self, z: Tensor, t: Tensor, active: int | Tensor, step: int) -> Tensor:
         n = self.substeps
@@ -337,25 +305,3 @@ class FlowPosterior(nn.Module):
         return solvers.invert_euler(
             scaled(derivatives.gradient), scaled(derivatives.hessian), scaled(derivatives.mixture), z, step
         )
-
-    def _latents(self, name: str, z: Tensor) -> Tensor:
-        require_floating(name, z, "pass latents (B, dim)")
-        dim = dimension(self.potential)
-        if z.ndim != 2 or (dim is not None and z.shape[1] != dim):
-            raise ValueError(
-                f"{name}: got shape {tuple(z.shape)}, expected (B, {'dim' if dim is None else dim}); "
-                "pass one latent for each sample, for example path.z[:, -1]"
-            )
-        z = in_full_precision(z)
-        require_finite(name, z, "look for exploding weights or bad input")
-        return z
-
-
-def _densities(start: Tensor, log_det: Tensor) -> Tensor:
-    """Log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
-    if torch.compiler.is_compiling():  # inductor has no cumsum of its own, but joins sums to what is around them
-        return torch.stack(list(accumulate((start, *log_det.unbind(1)), torch.sub)), 1)
-    return torch.cat((start[:, None], -log_det), 1).cumsum(1)
-
-
-_hide = hidden(_densities)

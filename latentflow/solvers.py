@@ -53,7 +53,25 @@ class FoldError(ValueError):
         return type(self), (self.step, self.samples, self._reason)  # an exception's default pickles the message alone
 
 
-def odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[str, Any]:
+def checked_options(
+    solver: str, substeps: int, given: dict[str, Any], log_det: str | None, label: str
+) -> dict[str, Any]:
+    """The keyword arguments of `torchdiffeq.odeint`, none for Euler; an error where a flow's settings do not go together."""
+    if solver == "euler":
+        if given:
+            raise ValueError(f"solver_options: got {given} with solver='euler', expected none; set substeps instead")
+        return {}
+    if log_det == "laplacian":
+        raise ValueError(
+            f"log_det: got 'laplacian' with solver={solver!r}, expected 'exact', 'hutchinson' or None; eq. 10 belongs to "
+            "Euler's steps, an ODE integrates the Laplacian itself"
+        )
+    if label == "start":
+        raise ValueError(f"label: got 'start' with solver={solver!r}, expected 'end'; an ODE's time is continuous")
+    return _odeint_options(solver, substeps, given)
+
+
+def _odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `torchdiffeq.odeint` for a method, checked by integrating a line."""
     options = {name: value for name, value in given.items() if name not in ("rtol", "atol", "options")}
     options.update(given.get("options", {}))

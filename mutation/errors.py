@@ -36,6 +36,8 @@ _potential = _in("latentflow/potential.py", "potential", "derivatives")
 _solvers = _in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = _in("latentflow/solvers.py", "inverse")
 _posterior = _in("latentflow/posterior.py", "logdet", "density", "posterior")
+_path = _in("latentflow/path.py", "logdet", "density", "posterior")
+_volume = _in("latentflow/volume.py", "logdet", "solvers")
 _rollout = _in("latentflow/rollout.py", "rollout", "constraint")
 _sweep = _in("latentflow/sweep.py", "written_out", "rollout", "constraint")
 _penalty = _in("latentflow/penalty.py", "written_out", "rollout", "constraint")
@@ -180,13 +182,13 @@ ERRORS = (
         "torch.zeros_like(info, dtype=torch.bool)",
     ),
     _inverse("a preimage is any stationary point, folded or not", "unfinished = folded | wrong", "unfinished = wrong"),
-    _posterior(
+    _path(
         "sign of the log-determinant along the path",
         "torch.cat((start[:, None], -log_det), 1).cumsum(1)",
         "torch.cat((start[:, None], log_det), 1).cumsum(1)",
     ),
     _posterior("sign of the log-determinant in log_prob", "z0) - log_det.sum(1)", "z0) + log_det.sum(1)"),
-    _posterior(
+    _path(
         "each density takes the log-determinant of its own step only",
         "torch.cat((start[:, None], -log_det), 1).cumsum(1)",
         "torch.cat((start[:, None], start[:, None] - log_det), 1)",
@@ -197,6 +199,16 @@ ERRORS = (
         "value.view(per_step).mean(2)",
     ),
     _posterior("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
+    _volume(
+        "the Hessian of a substep of any potential is that of a whole step",
+        "derivatives.hessian(*here) / substeps",
+        "derivatives.hessian(*here)",
+    ),
+    _volume(
+        "the rate of an ODE is estimated of what acts in its first step",
+        "derivatives.hessian_product(potential, z, t, what.at(step), probe)",
+        "derivatives.hessian_product(potential, z, t, what.at(0), probe)",
+    ),
     _logdet("folds are not seen", "folds = info != 0", "folds = info > info"),
     _logdet(
         "missing factor ½ in the second-order expansion", "torch.sub(probe, product, alpha=0.5)", "(probe - product)"
