@@ -148,6 +148,15 @@ def test_hutchinson_along_an_ode_is_the_trace_on_average():
     assert flow(gaussian(3, 3), 0, steps=1).folds is None
 
 
+@pytest.mark.parametrize("opaque", [False, True])
+def test_in_one_dimension_every_probe_tells_the_trace_of_what_acts(opaque):
+    """Potentials change from step to step and from sample to sample; v^2 = 1, so one probe knows all of H."""
+    potential, z0, labels = make_potential(1, 3, strength=2.0), randn(6, 1), torch.randint(3, (6, 4))
+    potential = Opaque(potential) if opaque else potential
+    exact, estimated = (FlowPosterior(potential, kind, solver="rk4", substeps=2) for kind in ("exact", "hutchinson"))
+    close(estimated.transport(z0, labels, 4)[1], exact.transport(z0, labels, 4)[1], 1e-12)
+
+
 def test_folds_are_ruled_out_where_the_solver_controls_its_error_and_the_trace_is_exact():
     fixed = sys.modules["torchdiffeq._impl.solvers"].FixedGridODESolver
     methods = sys.modules["torchdiffeq._impl.odeint"].SOLVERS
