@@ -209,6 +209,11 @@ ERRORS = (
         "derivatives.hessian_product(potential, z, t, what.at(step), probe)",
         "derivatives.hessian_product(potential, z, t, what.at(0), probe)",
     ),
+    _volume(
+        "the probe along an ODE does not come from the generator",
+        "logdet.rademacher(z0, generator)",
+        "logdet.rademacher(z0)",
+    ),
     _logdet("folds are not seen", "folds = info != 0", "folds = info > info"),
     _logdet(
         "missing factor ½ in the second-order expansion", "torch.sub(probe, product, alpha=0.5)", "(probe - product)"
