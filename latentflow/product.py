@@ -37,11 +37,14 @@ def times_vectors(matrices: Tensor, vectors: Tensor) -> Tensor:
 def over_rows(x: Tensor) -> Tensor:
     """The sum over the M rows of each step, (G, S, n), for x (G, S, M, n).
 
-    A few rows, as labels have them, are added one to another: along so short an axis, torch's sum takes longer.
+    A few are added one to another: along so short an axis, torch's sum takes longer.
     """
-    if not torch.compiler.is_compiling() and 0 < x.shape[2] <= 3:
-        return functools.reduce(torch.add, x.unbind(2))
-    return x.sum(2)
+    return functools.reduce(torch.add, x.unbind(2)) if few(x.shape[2]) else x.sum(2)
+
+
+def few(rows: int) -> bool:
+    """Whether each step has so few rows, as labels have them, that what is done once for each step costs as much."""
+    return not torch.compiler.is_compiling() and 0 < rows <= 3
 
 
 def twice_negative(left: Tensor, right: Tensor) -> Tensor:

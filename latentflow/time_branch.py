@@ -117,10 +117,11 @@ def adjoint(
     by_found = by_found if by_rate is None else torch.cat((by_found, by_rate), 1)
     by_inner = torch.bmm(by_found, layers.weight_out)
     by_product = by_inner[:, count:]
-    by_along = _stretched(by_inner[:, :count], excess, by_product, excess)
+    by_slope = None if bend is None else by_product * turned
+    by_along = _stretched(by_inner[:, :count], excess, by_product, excess, by_inner)
     by_pre = by_along[:, :count]
-    if bend is not None:
-        by_pre[:, count - rated :].addcmul_(by_product * turned, bend, value=2.256758334191025)  # 4 / sqrt(pi)
+    if by_slope is not None and bend is not None:
+        by_pre[:, count - rated :].addcmul_(by_slope, bend, value=2.256758334191025)  # 4 / sqrt(pi)
     by_layers = Layers(
         torch.bmm(by_along.mT, rows.expand(num, -1, -1)),
         by_pre.sum(1) * 0.7071067811865476,
@@ -133,8 +134,11 @@ def adjoint(
     return (found[:count], found[count:]), by_layers
 
 
-def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor) -> Tensor:
-    """Values (G, S, h) times 1 + `stretch`, and behind them rates (G, R, h) times 1 + `excess`, of which the last R rows."""
+def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor, both: Tensor | None = None) -> Tensor:
+    """Values (G, S, h) times 1 + `stretch`, and behind them rates (G, R, h) times 1 + `excess`, of which the last R rows.
+
+    They may be written to where they lie, `both`, if nobody needs them any more.
+    """
     rated = rates.shape[1]
     if rated == 0:
         return torch.addcmul(values, values, stretch)
@@ -142,7 +146,7 @@ def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor) -
     if not unrecorded():
         return torch.cat((torch.addcmul(values, values, stretch), torch.addcmul(rates, rates, excess)), 1)
     num, count, hidden = values.shape  # written to its place, which costs less than to join what would lie elsewhere
-    both = values.new_empty(num, count + rated, hidden)
+    both = values.new_empty(num, count + rated, hidden) if both is None else both
     torch.addcmul(values, values, stretch, out=both[:, :count])
     torch.addcmul(rates, rates, excess, out=both[:, count:])
     return both

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.closed_form import Matrices, Networks, first_layer, value_of
+from latentflow.closed_form import Matrices, Networks, at_times, first_layer, value_of
 from latentflow.coupling import Coupling, divided
-from latentflow.product import add_product, over_rows, plus_product
+from latentflow.product import add_product, few, over_rows, plus_product
 from latentflow.tanh import slope_of, through_tanh
 from latentflow.written_out import room, unrecorded
 
@@ -168,17 +168,26 @@ def adjoint(
         at_2.addcmul_(at_value, gate[:, size:])
     by_rows, by_motion = _summed_up(by.path, by.starts)
     by_motion = divided(by_motion, substeps)
-    by_at_0 = trajectory.gradients[:, :size] * by.squared_at_0[..., None]
-    if by.squared is not None:
-        by_motion = torch.addcmul(by_motion, trajectory.gradients[:, size:], by.squared[..., None])
-    by_each = by_motion.expand(weight.shape[0], -1, -1)
-    at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+    by_all = None
+    if by.squared is None or torch.compiler.is_compiling():
+        by_at_0 = trajectory.gradients[:, :size] * by.squared_at_0[..., None]
+        if by.squared is not None:
+            by_motion = torch.addcmul(by_motion, trajectory.gradients[:, size:], by.squared[..., None])
+        by_each, move_at_0 = by_motion.expand(weight.shape[0], -1, -1), torch.bmm(by_at_0, transposed)
+        at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+    else:  # time 0 and the steps go through A together
+        by_all = trajectory.gradients * torch.cat((by.squared_at_0, by.squared), 1)[..., None]
+        by_motion = by_all[:, size:].add_(by_motion)
+        moves = torch.bmm(by_all, transposed)
+        move_at_0, at_move = moves[:, :size], moves[:, size:]
+        if scale is None:
+            at_move.add_(by.coefficient)
     (back, to_back), (pre, to_pre) = (room(first, steps + 1) for _ in range(2))
     at_1s = _blocks(by.first, steps)
     ys, to_ys = (None, [None] * steps) if back is None else (by.first, at_1s)  # which are needed but once
     y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
     at_p = None if scale is None else by.coefficient
-    at_0 = y, y, y, y, torch.bmm(by_at_0, transposed)
+    at_0 = y, y, y, y, move_at_0
     at = at_0, *zip(at_1s, *(_blocks(x, steps) for x in (at_2, by.back, at_p, at_move)), strict=True)
     here = list(zip(*(_blocks(x, steps + 1) for x in (slope_1, bend_1, bend_2, scale, turn, gate)), strict=True))
     after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
@@ -225,21 +234,28 @@ def adjoint(
     by_motion[:, but_last].add_(coupling.to_latents(by_moved[:, size:]))
     by_weight = add_product(by.matrices.input_weight, y.mT, rows.expand(weight.shape[0], -1, -1))
     by_weight = add_product(by_weight, ys[:, size:].mT, trajectory.motion[:, but_last].expand(weight.shape[0], -1, -1))
-    by_weight = add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
-    by_weight = add_product(by_weight, moving[:, :size].mT, by_at_0)
+    if by_all is None:
+        by_weight = add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
+        by_weight = add_product(by_weight, moving[:, :size].mT, by_at_0)
+    else:
+        by_weight = add_product(by_weight, moving.mT, by_all)
     by_weighted = add_product(by.matrices.weighted, slope_2.mT, back)
-    by_weights, by_read_out, by_bias = None, (by_weighted * middle).sum(-1), None
+    by_weights, by_bias = None, None
     if weights is not None and by_move is not None:
         by_scale = (by_move * coefficient).sum(-1, keepdim=True)
         by_scale = by_scale if slope is None else by_scale * slope
         by_weights = by_scale[:, size:].reshape(weights.shape)
+    by_start, by_shift = by_moved[:, :size], over_rows(pre.view(y.shape[0], steps + 1, *y.shape[1:]))
+    if few(size):  # to add tau to each row takes less than a product for it
+        by_middle = add_product(by.matrices.hidden_weight, pre.mT, at_times(first, tau))
+    else:
+        by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
+        by_middle = add_product(by_middle, by_shift.mT, tau)
+    by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
+    by_read_out = by_weighted.mul_(middle).sum(-1)
     if by_v is not None and at_value is not None:
         by_v[:, size:].add_(at_value)
         by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
-    by_start, by_shift = by_moved[:, :size], over_rows(pre.view(y.shape[0], steps + 1, *y.shape[1:]))
-    by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
-    by_middle = add_product(by_middle, by_shift.mT, tau)
-    by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
     by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
     by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
     return Given(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)

@@ -358,6 +358,12 @@ ERRORS = (
         ".add_(0)",
     ),
     _trajectory(
+        "time 0 hears what the first step says of its gradient",
+        "torch.cat((by.squared_at_0, by.squared), 1)",
+        "torch.cat((by.squared[:, :size], by.squared), 1)",
+    ),
+    _trajectory("of few rows the second layer hears nothing of the time", "at_times(first, tau))", "first)"),
+    _trajectory(
         "later latents of the path send nothing back",
         "block.add_(later)",
         "pass",
