@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of them it is widened and rounded, number by number
 TELLING = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # what decides the speed of a product
 
 
@@ -41,6 +42,12 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(allocator := ctypes.CDLL(None), "mallopt"):
         allocator.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: smaller blocks are not the system's own, to go back one by one
         allocator.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor does what is free at the end of the heap go back
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it, or does not tell which it has."""
+    _, flags = _processor()
+    return not flags or bool(BFLOAT16 & flags)
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import checkpoints
 import numpy as np
 import torch
-from hardware import keep_freed_memory
+from hardware import keep_freed_memory, multiplies_bfloat16
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -140,6 +140,10 @@ def start(run: Run) -> Fabric:
     fabric.launch()
     torch.set_num_threads(run.threads)  # after the launch, which sets them too
     keep_freed_memory()
+    if run.precision == "bf16" and fabric.device.type == "cpu" and not multiplies_bfloat16():
+        fabric.print(
+            "--precision bf16: this processor has no instructions for it, so networks take longer than in float32"
+        )
     return fabric
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hardware
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -48,3 +49,14 @@ def test_the_memory_of_a_step_is_kept_for_the_next() -> None:
     assert told("pass")[0] == 5, "what it is there for"
     assert told("keep_freed_memory()") == (0, 0)
     assert told("libc.mallopt(-3, 2**25)")[1] > 2**24, "what the other setting is there for"
+
+
+@pytest.mark.parametrize(
+    ("flags", "multiplies"),
+    [({"avx2", "avx512f"}, False), ({"avx512f", "avx512_bf16"}, True), ({"asimd", "bf16"}, True), (set(), True)],
+)
+def test_a_processor_is_said_to_lack_bfloat16_only_where_it_tells(
+    flags: set[str], multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_processor", lambda: ("some processor", flags))
+    assert hardware.multiplies_bfloat16() == multiplies

@@ -96,6 +96,17 @@ def test_a_step_reads_no_value(changes: dict[str, Any], precision: str, monkeypa
     assert all(value.isfinite() for value in noted.values())
 
 
+@pytest.mark.parametrize("has_them", [True, False])
+def test_without_instructions_for_bfloat16_it_is_said_to_take_longer(
+    has_them: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "multiplies_bfloat16", lambda: has_them)
+    ready(precision="float32")
+    assert not capsys.readouterr().out
+    ready(precision="bf16")
+    assert ("no instructions" in capsys.readouterr().out) != has_them
+
+
 def test_muon_trains_the_hidden_layers_and_adam_the_rest() -> None:
     run = dataclasses.replace(SHORT, networks="scene", supervision="none", muon=0.05)
     model = models.build(run, 3, 64, 3, 8)
