@@ -1,10 +1,12 @@
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from data.factors import FALCOR3D, SHAPES3D, Factors
 
-from benchmarks import __main__, loss, scaling
+from benchmarks import __main__, loading, loss, scaling
 from benchmarks.memory import peak_bytes
 from benchmarks.timing import medians
 
@@ -117,3 +119,13 @@ def test_all_goes_into_one_file(tmp_path, monkeypatch, capsys):
     assert set(results) == {"hardware", "repeats", "scaling"}
     assert results["scaling"]["growing"]["T"]["sizes"] == [1, 2]
     assert "T = 2" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_loading_tells_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTFLOW_DATA", str(tmp_path))  # no samples there
+    monkeypatch.setattr(loading, "PNG", Factors(FALCOR3D.names, (2, 3, 2, 1, 1, 1, 1)))
+    monkeypatch.setattr(loading, "HDF5", Factors(SHAPES3D.names, (10, 10, 10, 1, 1, 1)))
+    monkeypatch.setattr(loading, "CHUNKS", (1000, 32, 32, 1))
+    found = loading.measure(repeats=1)
+    assert set(found) == {"PNG, 128x128, gradients", "HDF5, 64x64"}
+    assert all(rate > 0 for rates in found.values() for rate in rates.values())
