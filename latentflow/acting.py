@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.derivatives import number_of_potentials
-from latentflow.validate import positive_integer, read, require
+from latentflow.validate import index, positive_integer, read, require
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ def acting(
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     fix = "pass an int or a tensor of integer labels (torch.as_tensor); a mixture goes to weights="
     if type(k) is int or (isinstance(k, (int, np.integer)) and not isinstance(k, bool)):
-        k = int(k)
-        if not 0 <= k < num:
-            raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")
-        return k
+        return index(int(k), num)
     if not isinstance(k, Tensor) or k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         got = f"a tensor of {k.dtype}" if isinstance(k, Tensor) else f"{k!r} ({type(k).__name__})"
         raise TypeError(f"k: got {got}, expected integers; {fix}")

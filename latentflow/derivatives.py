@@ -15,8 +15,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from latentflow import logdet
 from latentflow.potential import NegativeForce, Potential
-from latentflow.validate import require_floating
+from latentflow.validate import active_rows, broadcasts, require_floating, require_shape
 
 
 def first_derivatives(
@@ -29,8 +30,7 @@ def first_derivatives(
         rates, slopes = potential.first_derivatives(z, t)
         index = label[..., None]
         return rates.gather(-1, index), slopes.gather(-2, index[..., None].expand(*index.shape, z.shape[-1]))
-    rows, times = _rows(z, t)
-    u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), rows, times)[:2]
+    u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), *rows(z, t))[:2]
     unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
     if label is None:
         pulled = [pull_back(row.expand_as(u)) for row in unit]
@@ -46,32 +46,40 @@ def gradient(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | T
     """sum_k w^k grad u^k, (..., dim)."""
     if has_closed_form(potential):
         return potential.gradient(z, t, active)
-    rows, times = _rows(z, t)
-    return _gradient_of_rows(potential, times, active)(rows).reshape(z.shape)
+    at, times = rows(z, t)
+    return _gradient_of_rows(potential, times, active, z.shape[:-1])(at).reshape(z.shape)
 
 
-def hessian(
-    potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, *, reduced: bool = False
-) -> Tensor:
-    """sum_k w^k grad grad^T u^k, (..., r, r); with `reduced`, r may be smaller than dim, det(I + H) being the same."""
+def hessian(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
+    """sum_k w^k grad grad^T u^k, (..., dim, dim)."""
     if has_closed_form(potential):
-        return potential.hessian(z, t, active, reduced=reduced)
-    rows, times = _rows(z, t)
+        return potential.hessian(z, t, active)
+    at, times = rows(z, t)
     dim = z.shape[-1]
-    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active), rows)[1]
-    directions = torch.eye(dim, dtype=z.dtype, device=z.device)[:, None].expand(dim, *rows.shape)
+    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active, z.shape[:-1]), at)[1]
+    directions = torch.eye(dim, dtype=z.dtype, device=z.device)[:, None].expand(dim, *at.shape)
     (columns,) = torch.func.vmap(pull_back)(directions)  # (dim, N, dim)
     matrix: Tensor = columns.transpose(0, 1)
     return (0.5 * (matrix + matrix.mT)).reshape(*z.shape, dim)
+
+
+def log_det(
+    potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Log |det(I + H / substeps)| and the folds, (...) each, for the H that `hessian` gives."""
+    if has_closed_form(potential):
+        return potential.log_det(z, t, active, substeps=substeps)
+    return logdet.exact(hessian(potential, z, t, active) / substeps)
 
 
 def hessian_product(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
     """sum_k w^k H^k v, (..., dim)."""
     if has_closed_form(potential):
         return potential.hessian_product(z, t, active, v)
-    rows, times = _rows(z, t)
-    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active), rows)[1]
-    (product,) = pull_back(v.reshape(rows.shape))
+    at, times = rows(z, t)
+    require_shape("v", v, z.shape, "give each latent one direction")
+    pull_back = torch.func.vjp(_gradient_of_rows(potential, times, active, z.shape[:-1]), at)[1]
+    (product,) = pull_back(v.reshape(at.shape))
     return torch.as_tensor(product).reshape(z.shape)
 
 
@@ -86,7 +94,7 @@ def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
     """u^k(z, t), or the forces, (..., K)."""
     if has_closed_form(module) or type(module) is NegativeForce:
         return torch.as_tensor(module(z, t))
-    u = _evaluate(module, *_rows(z, t))
+    u = _evaluate(module, *rows(z, t))
     return u.reshape(*z.shape[:-1], u.shape[-1])
 
 
@@ -99,7 +107,7 @@ def labelled(x: Tensor, label: int | Tensor | None) -> Tensor:
 
 def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
     """sum_k w^k u^k, (...)."""
-    return _mix(_evaluate(potential, *_rows(z, t)), active).reshape(z.shape[:-1])
+    return _mix(_evaluate(potential, *rows(z, t)), active, z.shape[:-1]).reshape(z.shape[:-1])
 
 
 def require_potential(potential: object) -> None:
@@ -117,7 +125,7 @@ def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
     if has_closed_form(potential):
         return potential.num
     with torch.no_grad():
-        return _evaluate(potential, *_rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
+        return _evaluate(potential, *rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
 
 
 def dimension(potential: nn.Module) -> int | None:
@@ -136,38 +144,37 @@ def has_closed_form(potential: nn.Module) -> TypeGuard[Potential]:
     )
 
 
-def _gradient_of_rows(potential: nn.Module, times: Tensor, active: int | Tensor) -> Callable[[Tensor], Tensor]:
-    """Rows (N, dim) -> sum_k w^k grad u^k (N, dim); the sum over rows is harmless, as no row looks at another."""
-    gradient: Callable[[Tensor], Tensor] = torch.func.grad(
-        lambda rows: _mix(_evaluate(potential, rows, times), active).sum()
-    )
-    return gradient
-
-
-def _mix(u: Tensor, active: int | Tensor) -> Tensor:
-    """(N, K) -> (N,)."""
-    if not isinstance(active, Tensor):
-        return u[:, active]
-    if active.is_floating_point():
-        return (u * active.reshape(u.shape)).sum(-1)
-    return u.gather(1, active.reshape(-1, 1)).squeeze(1)
-
-
-def _rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Z as (N, dim) and t as (N,), of z's dtype and device."""
+def rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Z (..., dim) as (N, dim), and t, which broadcasts to (...), as (N,), of z's dtype and device."""
     require_floating("z", z, "pass latents")
     times = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
     lead = z.shape[:-1]
-    if (
-        z.ndim < 1
-        or times.ndim > len(lead)
-        or any(n not in (1, m) for n, m in zip(times.shape[::-1], lead[::-1], strict=False))
-    ):
+    if z.ndim < 1 or not broadcasts(times.shape, lead):
         raise ValueError(
             f"z, t: got shapes {tuple(z.shape)} and {tuple(times.shape)}, expected (..., dim) and a scalar or (...); "
             "put the latent on the last axis and give each latent one time"
         )
     return z.reshape(-1, z.shape[-1]), times.expand(lead).reshape(-1)
+
+
+def _gradient_of_rows(
+    potential: nn.Module, times: Tensor, active: int | Tensor, lead: tuple[int, ...]
+) -> Callable[[Tensor], Tensor]:
+    """Rows (N, dim) -> sum_k w^k grad u^k (N, dim); the sum over rows is harmless, as no row looks at another."""
+    gradient: Callable[[Tensor], Tensor] = torch.func.grad(
+        lambda at: _mix(_evaluate(potential, at, times), active, lead).sum()
+    )
+    return gradient
+
+
+def _mix(u: Tensor, active: int | Tensor, lead: tuple[int, ...]) -> Tensor:
+    """(N, K) -> (N,), for latents of shape `lead`."""
+    active = active_rows(active, lead, u.shape[1])
+    if not isinstance(active, Tensor):
+        return u[:, active]
+    if active.is_floating_point():
+        return (u * active).sum(-1)
+    return u.gather(1, active[:, None]).squeeze(1)
 
 
 def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from latentflow import closed_form
 from latentflow.stack import Choice, chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
-from latentflow.validate import positive_integer, require_floating
+from latentflow.validate import (
+    active_rows,
+    broadcasts,
+    index,
+    positive_integer,
+    require_floating,
+    require_shape,
+)
 from latentflow.values import values
 
 
@@ -110,38 +117,40 @@ class Potential(nn.Module):
 
     def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | None = None) -> tuple[Tensor, Tensor]:
         """du/dt (..., K) and grad u (..., K, dim) of all potentials; with `k`, (..., 1) and (..., 1, dim) of that one."""
-        local, rate = self._local(z, t, None if k is None else self._in_range(k))
+        local, rate = self._local(z, t, None if k is None else index(k, self.num))
         lead, num = z.shape[:-1], local.first.shape[0]
         gradients = local.gradients().transpose(0, 1)
         return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
 
     def gradient(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K)."""
-        k, weights = self._split(active)
-        local, _ = self._local(z, t, k)
+        local, weights = self._acting(z, t, active)
         return closed_form.to_latents(local.networks, local.gradient_coefficient(), weights).reshape(z.shape)
 
-    def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor, *, reduced: bool = False) -> Tensor:
-        """sum_k w^k grad grad^T u^k, (..., r, r).
+    def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
+        """sum_k w^k grad grad^T u^k, (..., dim, dim)."""
+        local, weights = self._acting(z, t, active)
+        return local.curvature(weights, reduced=False).hessian().reshape(*z.shape, self.dim)
 
-        r is dim; or, with `reduced` and K hidden < dim, the size K hidden of an orthonormal basis of the rows of the
-        input layers. H is zero outside of their span, so det(I + H) and whether I + H > 0 are the same in that basis.
-        """
-        k, weights = self._split(active)
-        hessian = self._local(z, t, k)[0].curvature(weights, reduced=reduced).hessian()
-        return hessian.reshape(*z.shape[:-1], *hessian.shape[-2:])
+    def log_det(
+        self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Log |det(I + H / substeps)| and whether it folds, (...) each, for H = sum_k w^k grad grad^T u^k."""
+        local, weights = self._acting(z, t, active)
+        value, folds = local.curvature(weights, reduced=True, substeps=substeps).log_det()
+        return value.reshape(z.shape[:-1]), folds.reshape(z.shape[:-1])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
         """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H."""
-        k, weights = self._split(active)
-        local, _ = self._local(z, t, k)
+        local, weights = self._acting(z, t, active)
+        require_shape("v", v, z.shape, "give each latent one direction")
         along = closed_form.along_inputs(local.networks, v.reshape(1, -1, self.dim))
         return closed_form.to_latents(local.networks, local.product_coefficient(along), weights).reshape(z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k tr H^k, (...)."""
-        k, weights = self._split(active)
-        trace = self._local(z, t, k)[0].laplacian()
+        local, weights = self._acting(z, t, active)
+        trace = local.laplacian()
         return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])
 
     def networks(self, k: Choice = None) -> closed_form.Networks:
@@ -203,17 +212,14 @@ class Potential(nn.Module):
         of_rows, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
         return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), of_rows), rate
 
-    def _split(self, active: int | Tensor) -> tuple[int | None, Tensor | None]:
-        """(index, None) for one potential; (None, weights (K, N, 1)) for a mixture or labels."""
-        if not isinstance(active, Tensor):
-            return self._in_range(active), None
-        weights = active if active.is_floating_point() else F.one_hot(active, self.num).to(self.input_weight.dtype)
-        return None, weights.reshape(-1, self.num).mT[..., None]
-
-    def _in_range(self, k: int) -> int:
-        if not 0 <= k < self.num:
-            raise ValueError(f"k: got {k}, expected 0, ..., {self.num - 1}; the potential has num={self.num}")
-        return k
+    def _acting(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> tuple[closed_form.Local, Tensor | None]:
+        """What one network says, and None; or what all of them say, and weights (K, N, 1), of a mixture or of labels."""
+        self.check_latents(z)
+        rows = active_rows(active, z.shape[:-1], self.num)
+        if not isinstance(rows, Tensor):
+            return self._local(z, t, rows)[0], None
+        weights = rows if rows.is_floating_point() else F.one_hot(rows, self.num).to(self.input_weight.dtype)
+        return self._local(z, t, None)[0], weights.mT[..., None]
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""
@@ -234,7 +240,7 @@ class Potential(nn.Module):
         # A number is made on the device: copying it there would wait, and could not be captured in a CUDA graph.
         t = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
         lead = z.shape[:-1]
-        if t.ndim > len(lead) or any(n not in (1, m) for n, m in zip(t.shape[::-1], lead[::-1], strict=False)):
+        if not broadcasts(t.shape, lead):
             raise ValueError(
                 f"t: got shape {tuple(t.shape)}, expected a scalar or {tuple(lead)}; give each latent one time"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import SupportsIndex, TypeVar
@@ -108,6 +108,50 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {fix}")
     return x
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of this shape can stand for one of the other."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+
+
+def require_shape(name: str, x: Tensor, shape: Sequence[int], fix: str) -> None:
+    """Raise unless x has this shape."""
+    if x.shape != tuple(shape):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(shape)}; {fix}")
+
+
+def index(k: int, num: int) -> int:
+    """Return `k` if there is such a potential among `num`, else raise."""
+    if not 0 <= k < num:
+        raise ValueError(f"k: got {k}, expected 0, ..., {num - 1}; the potential has num={num}")
+    return k
+
+
+def active_rows(active: int | Tensor, lead: Sequence[int], num: int) -> int | Tensor:
+    """What acts on latents of shape `lead`, N in all: an index as it is, labels as (N,), weights as (N, K).
+
+    Labels and weights may broadcast to the latents. Raises where they do not, or are out of range.
+    """
+    if not isinstance(active, Tensor):
+        return index(active, num)
+    if active.dtype == torch.bool:
+        raise TypeError("active: got a tensor of torch.bool, expected labels or weights; use .long() or .float()")
+    weighted = active.is_floating_point()
+    shape = (*lead, num) if weighted else tuple(lead)
+    if not broadcasts(active.shape, shape) or (weighted and active.shape[-1] != num):
+        kind, fix = ("weights", "a weight for each potential") if weighted else ("labels", "one label")
+        raise ValueError(f"active: got {kind} of shape {tuple(active.shape)}, expected {shape}; give each latent {fix}")
+    if not weighted and active.device.type == "cpu":  # elsewhere to look would wait for the device
+        require(
+            (active >= 0) & (active < num),
+            lambda: (
+                f"active: got labels from {int(active.min())} to {int(active.max())}, expected 0, ..., {num - 1}; "
+                f"the potential has num={num}"
+            ),
+        )
+    rows = active if active.shape == shape else active.expand(shape)
+    return rows.reshape(-1, num) if weighted else rows.reshape(-1)
 
 
 def positive_integer(name: str, value: object, fix: str = "pass a whole number of at least 1") -> int:

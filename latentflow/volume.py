@@ -29,7 +29,7 @@ def log_det_of_steps(
     """
     here = potential, z, times, active
     if log_det == "exact":
-        return logdet.exact(derivatives.hessian(*here) / substeps)
+        return derivatives.log_det(*here, substeps=substeps)
     if log_det == "hutchinson":
         probe = logdet.rademacher(z, generator)
         return logdet.hutchinson(divided(derivatives.hessian_product(*here, probe), substeps), probe), None

@@ -201,8 +201,8 @@ ERRORS = (
     _posterior("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
     _volume(
         "the Hessian of a substep of any potential is that of a whole step",
-        "derivatives.hessian(*here) / substeps",
-        "derivatives.hessian(*here)",
+        "derivatives.log_det(*here, substeps=substeps)",
+        "derivatives.log_det(*here)",
     ),
     _volume(
         "the rate of an ODE is estimated of what acts in its first step",

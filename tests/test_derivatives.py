@@ -196,3 +196,54 @@ class Returns(torch.nn.Module):
 def test_users_shape_mistakes_are_named(what):
     with pytest.raises(ValueError, match=r"potential\(z, t\): got .*expected \(4, K\); return one column"):
         derivatives.gradient(Returns(what), randn(4, 3), 1.0, 0)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(
+    ("active", "message"),
+    [
+        (torch.zeros(3, 2), r"active: got weights of shape \(3, 2\), expected \(2, 4, 3\); give each latent a weight"),
+        (torch.zeros(2, 4, 1), r"active: got weights of shape \(2, 4, 1\), expected \(2, 4, 3\)"),
+        (torch.zeros(4, 2, dtype=torch.int64), r"active: got labels of shape \(4, 2\), expected \(2, 4\)"),
+        (torch.tensor([0, 1, 7, 0]), r"active: got labels from 0 to 7, expected 0, ..., 2; the potential has num=3"),
+        (torch.tensor(-1), "active: got labels from -1 to -1, expected 0, ..., 2"),
+        (3, "k: got 3, expected 0, ..., 2"),
+    ],
+)
+def test_what_cannot_act_is_an_error_whatever_is_asked(closed, active, message):
+    potential = make_potential(5, 3)
+    potential, z = potential if closed else Opaque(potential), randn(2, 4, 5)
+    asked = {
+        derivatives.gradient: (), derivatives.hessian: (), derivatives.laplacian: (), derivatives.log_det: (),
+        derivatives.hessian_product: (z,), derivatives.mixture: (),
+    }  # fmt: skip
+    for derivative, others in asked.items():
+        with pytest.raises(ValueError, match=message):
+            derivative(potential, z, 1.0, active, *others)
+    with pytest.raises(TypeError, match=r"active: got a tensor of torch\.bool, expected labels or weights; use \.long"):
+        derivatives.gradient(potential, z, 1.0, torch.ones(2, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_direction_for_each_latent_or_none(closed):
+    potential = make_potential(5, 3)
+    with pytest.raises(
+        ValueError, match=r"v: got shape \(4, 2, 5\), expected \(2, 4, 5\); give each latent one direct"
+    ):
+        derivatives.hessian_product(potential if closed else Opaque(potential), randn(2, 4, 5), 1.0, 0, randn(4, 2, 5))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(
+    ("active", "each"),
+    [
+        (torch.tensor([0.5, 2.0, 0.0]), torch.tensor([0.5, 2.0, 0.0]).expand(2, 4, 3)),
+        (torch.tensor(2), torch.full((2, 4), 2)),
+        (torch.tensor([2, 0, 1, 1]), torch.tensor([2, 0, 1, 1]).expand(2, 4)),
+    ],
+)
+def test_one_choice_may_stand_for_many_latents(closed, active, each):
+    potential = make_potential(5, 3)
+    potential, z = potential if closed else Opaque(potential), randn(2, 4, 5)
+    for derivative in (derivatives.gradient, derivatives.hessian, derivatives.laplacian):
+        close(derivative(potential, z, 1.0, active), derivative(potential, z, 1.0, each))

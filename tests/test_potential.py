@@ -76,11 +76,22 @@ def test_second_derivatives_are_autograds(potential, seed, time, mixed):
 @given(potentials(), seeds)
 def test_reduced_hessian_has_the_same_spectrum(potential, seed):
     z, weights = randn(4, potential.dim, seed=seed), rand(4, potential.num, seed=seed)
-    full, reduced = (potential.hessian(z, 1.0, weights, reduced=reduced) for reduced in (False, True))
+    full, (local, weighted) = potential.hessian(z, 1.0, weights), potential._acting(z, 1.0, weights)
+    (reduced,) = local.curvature(weighted, reduced=True).hessian()
     assert reduced.shape[-1] == min(potential.dim, potential.num * potential.hidden)
     zeros = torch.zeros(4, potential.dim - reduced.shape[-1], dtype=z.dtype)  # the directions left out do not bend
     spectrum = torch.cat((torch.linalg.eigvalsh(reduced), zeros), 1).sort(1).values
     close(spectrum, torch.linalg.eigvalsh(full))
+
+
+@given(potentials(), seeds, st.sampled_from(["index", "labels", "weights"]), st.integers(1, 3))
+def test_log_det_is_that_of_the_hessian(potential, seed, kind, substeps):
+    z, weights = 3 * randn(4, potential.dim, seed=seed), 2 * rand(4, potential.num, seed=seed)
+    active = {"index": potential.num - 1, "labels": weights.argmax(1), "weights": weights}[kind]
+    value, folds = potential.log_det(z, 1.0, active, substeps=substeps)
+    jacobian = torch.eye(potential.dim, dtype=z.dtype) + potential.hessian(z, 1.0, active) / substeps
+    close(value, torch.linalg.slogdet(jacobian).logabsdet)
+    assert torch.equal(folds, torch.linalg.eigvalsh(jacobian)[:, 0] <= 0)
 
 
 class Derivatives(torch.nn.Module):
@@ -91,10 +102,10 @@ class Derivatives(torch.nn.Module):
         self.potential = potential
 
     def forward(self, z, v):
-        hessian = self.potential.hessian(z, 0.7, 0, reduced=True)
         return (
             *self.potential.first_derivatives(z, 0.7),
-            torch.linalg.slogdet(torch.eye(hessian.shape[-1]) + hessian)[1],
+            self.potential.log_det(z, 0.7, 0)[0],
+            self.potential.hessian(z, 0.7, 0),
             self.potential.hessian_product(z, 0.7, 0, v),
             self.potential.laplacian(z, 0.7, 0),
         )

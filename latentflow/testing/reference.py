@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 def rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """Latents (N, dim) and times (N,) as a user's module gets them, of z (..., dim) and what broadcasts to (...)."""
-    flat, times = derivatives._rows(z, t)
+    flat, times = derivatives.rows(z, t)
     if flat.numel() == 0:
         raise ValueError(
             f"z: got shape {tuple(z.shape)}, expected at least one latent; a check of nothing says nothing"
