@@ -1,7 +1,7 @@
 # make demo    train on real digits, print the table, write runs/demo/figure.png and runs/demo/results.json
 # make test    the whole test suite with branch coverage
 # make lint    ruff and mypy          make docs    the documentation, into docs/_build/html
-# make benchmark    time and memory of everything, into benchmarks/results; give it an idle machine
+# make benchmark    time and memory, into benchmarks/results; give it an idle machine
 # make mutation    plants errors and makes a sample of small changes, and runs the tests of each; an hour or two, resumable
 PYTHON ?= python3
 VENV := .venv

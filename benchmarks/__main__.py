@@ -1,4 +1,4 @@
-"""Measure everything, one after the other, and keep it in one file.
+"""Measure what latentflow costs, one thing after the other, and keep it in one file.
 
     python benchmarks [--only rollout scaling] [--out benchmarks/results/cpu.json]
 

@@ -20,7 +20,7 @@ from torch import nn
 
 # What a run leaves in its folder.
 FOLDERS = ("checkpoints", "tensorboard")
-FILES = ("results.json", "log.csv", "figure.png", "evolution.webp")
+FILES = ("results.json", "log.csv", "figure.png", "figure.webp", "evolution.webp")
 _NOTED = "settings.json"
 # What a checkpoint consists of, and the record of their hashes.
 _MODEL, _STATE, _RECORD = "model.safetensors", "state.pt", "files.json"

@@ -1,6 +1,7 @@
-"""Encoders and decoders of images: small ones, and those of the paper.
+"""Encoders and decoders of images: small ones, those of scenes, and those of the paper.
 
-Both are convolutional, know nothing of flows, and take images of any side that 4 divides. Decoders give logits: the sigmoid
+All are convolutional, know nothing of flows, and take images of any side that 4 divides, those of scenes 8, deep ones 16.
+Decoders give logits: the sigmoid
 belongs to the loss, where it costs nothing.
 """
 

@@ -64,12 +64,13 @@ def main(settings: Settings) -> None:
         chosen = (alike[first:] + alike[:first])[:count]
         return torch.stack([sequences[k] for k in chosen]), torch.tensor(chosen, device=fabric.device)
 
+    machine = hardware(fabric.device, fabric.world_size)
     seconds = train.train(fabric, model, draw, settings)
     if not fabric.is_global_zero:
         return
     errors, rows = measured(model, found, settings.seed)
     results = {"transformations": errors}
-    about = {"example": "samples", "settings": settings.noted(), "hardware": hardware(fabric.device, fabric.world_size)}
+    about = {"example": "samples", "settings": settings.noted(), "hardware": machine}
     checkpoints.write(settings.out / "results.json", {**about, "seconds": seconds, **results})
     picture(rows, settings.out / "figure.webp")
     show(results, on="the training sequences")

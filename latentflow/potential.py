@@ -135,7 +135,7 @@ class Potential(nn.Module):
     def log_det(
         self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Log |det(I + H / substeps)| and whether it folds, (...) each, for H = sum_k w^k grad grad^T u^k."""
+        r""":math:`\log\lvert\det(I + H / n)\rvert` and whether the step folds, (...) each; n is `substeps`."""
         local, weights = self._acting(z, t, active)
         value, folds = local.curvature(weights, reduced=True, substeps=substeps).log_det()
         return value.reshape(z.shape[:-1]), folds.reshape(z.shape[:-1])

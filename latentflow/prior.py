@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from latentflow import heat
 from latentflow.path import LatentPath, check_path
-from latentflow.validate import one_of, positive_integer, require_finite, sums_up
+from latentflow.validate import one_of, positive_integer, require, require_finite, sums_up
 from latentflow.written_out import autocast_off, hidden
 
 
 class DiffusionPrior(nn.Module):
-    r"""Prior :math:`p_t = N(0, s_t I)` with :math:`s_t = 1 + 2 \sum_{s \le t} \sum_k w_s^k D_k`.
+    r"""Prior :math:`p_t = N(0, s_t I)` with :math:`s_t = 1 + 2 \sum_{\tau \le t} \sum_k w_\tau^k D_k`.
 
     :math:`D_k \ge 0` is learned for each k. This is the exact solution of :math:`\partial_t p = D_k \nabla^2 p` from a standard
     Gaussian, one unit of time per step.
@@ -57,10 +57,10 @@ class DiffusionPrior(nn.Module):
             raise ValueError(
                 f"init: got shape {tuple(start.shape)}, expected a number or ({num},); give one D for each k"
             )
-        if not bool(((start >= 0) & start.isfinite()).all()):
-            raise ValueError(
-                f"init: got {start.tolist()}, expected finite numbers of at least 0; diffusion only widens"
-            )
+        require(
+            (start >= 0) & start.isfinite(),
+            lambda: f"init: got {start.tolist()}, expected finite numbers of at least 0; diffusion only widens",
+        )
         self.raw = nn.Parameter(start.expand(num).clone())
 
     @property
@@ -73,7 +73,7 @@ class DiffusionPrior(nn.Module):
 
     def variance(self, weights: Tensor) -> Tensor:
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K)."""
-        self._check(weights)
+        self._check("weights", weights)
         if self.form == "heat":
             found = heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
             return found.expand(weights.shape[0], -1)
@@ -82,7 +82,7 @@ class DiffusionPrior(nn.Module):
     def log_prob(self, path: LatentPath) -> Tensor:
         r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
         check_path(path)
-        self._check(path.weights)
+        self._check("path.weights", path.weights)
         if path.weights.shape[0] not in (1, path.z.shape[0]):
             raise ValueError(
                 f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
@@ -91,12 +91,10 @@ class DiffusionPrior(nn.Module):
         _hide()
         return _log_prob(self.form, path.z, path.weights, self.raw)
 
-    def _check(self, weights: Tensor) -> None:
+    def _check(self, name: str, weights: Tensor) -> None:
         if weights.ndim != 3 or weights.shape[-1] != self.num:
-            raise ValueError(
-                f"path.weights: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); "
-                f"make the prior with num={weights.shape[-1]}"
-            )
+            fix = f"make the prior with num={weights.shape[-1]}" if weights.ndim == 3 else "weigh each sample and step"
+            raise ValueError(f"{name}: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); {fix}")
 
 
 def _log_prob(form: str, z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:

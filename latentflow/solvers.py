@@ -82,7 +82,7 @@ def _odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[s
     arguments: dict[str, Any] = {name: given[name] for name in ("rtol", "atol") if name in given}
     if options:
         arguments["options"] = options
-    with warnings.catch_warnings():
+    with torch.device("cpu"), warnings.catch_warnings():  # modules may be made on a device without numbers
         warnings.simplefilter("error")  # torchdiffeq only warns of an option that its method does not know
         try:
             torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.tensor([0.0, 1.0]), method=method, **arguments)

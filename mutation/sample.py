@@ -117,7 +117,7 @@ def _measured(tree: Path) -> dict[str, object]:
 
 
 def _state(tree: Path) -> str:
-    files = [*sorted(tree.glob("latentflow/*.py")), *(tree / test for test in (*TESTS, "tests/problems.py"))]
+    files = [*sorted(tree.glob("latentflow/**/*.py")), *(tree / test for test in (*TESTS, "tests/problems.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

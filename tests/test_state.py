@@ -49,6 +49,17 @@ def through_a_file(module):
     return torch.load(file, weights_only=False)
 
 
+def test_a_model_made_without_memory_takes_the_numbers_of_another():
+    """On the device "meta", as models are made into which a checkpoint is loaded."""
+    with torch.device("meta"):
+        model = Everything()
+    assert {x.device.type for x in model.state_dict().values()} == {"meta"}
+    other = Everything(seed=1)
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(other.state_dict())
+    assert same(model(X), other(X))
+
+
 @pytest.mark.parametrize("options", [{}, {"bounded": True}, {"hidden": 2}])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), through_a_file])
 def test_copies_compute_the_same_and_are_independent(options, copied):

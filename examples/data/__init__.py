@@ -1,1 +1,1 @@
-"""Image sources and the sequences made from them; everything here is a tensor in [0, 1]."""
+"""Image sources and the sequences made from them; frames are tensors in [0, 1], or of bytes until they are used."""
