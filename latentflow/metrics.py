@@ -2,6 +2,7 @@ r"""What is reported of a trained model: equivariance errors with their floor, a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -83,7 +84,7 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
 
     Source: Song et al. 2023, section 4.1, for the absolute error.
     """
-    _check_sequences("z", z, "encoded", encoded)
+    _check_sequences("z", z, "encoded", encoded, "pass latents as they are")
     error = equivariance_error(z, encoded)
     return error, error / identity_error(encoded)
 
@@ -127,7 +128,7 @@ def evidence_bound(
 @torch.no_grad()
 def importance_weighted_bound(
     log_likelihood: Callable[[Tensor], Tensor],
-    potential: nn.Module,
+    flow: nn.Module,
     q0: Distribution,
     k: int | Tensor | None = None,
     *,
@@ -143,7 +144,7 @@ def importance_weighted_bound(
 
     Args:
         log_likelihood: maps a path (B, T+1, dim) to :math:`\log p(x_t | z_t)`, (B, T+1).
-        potential: what moves the latents, or a `FlowPosterior`, which then decides about solver and label.
+        flow: a potential, or a `FlowPosterior`, which then decides about solver and label. Its log-determinants are left out.
         q0, k, weights, steps, generator: as in `FlowPosterior`.
         samples: S, at least 1.
 
@@ -165,7 +166,8 @@ def importance_weighted_bound(
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
     positive_integer("samples", samples)
-    flow = potential if isinstance(potential, FlowPosterior) else FlowPosterior(potential, log_det=None)
+    flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
+    flow.log_det = None
     log_weights = []
     for _ in range(samples):
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
@@ -213,9 +215,9 @@ def gaussian_constant(pixels: int) -> float:
     return -0.5 * pixels * math.log(2 * math.pi)
 
 
-def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    require_floating(name, x, "divide images by 255")
-    require_floating(other_name, other, "divide images by 255")
+def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:
+    require_floating(name, x, fix)
+    require_floating(other_name, other, fix)
     if x.shape != other.shape or x.ndim < 3 or x.shape[1] < 2:
         raise ValueError(
             f"{name}, {other_name}: got shapes {tuple(x.shape)} and {tuple(other.shape)}, expected two equal (B, T+1, ...) "

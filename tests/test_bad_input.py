@@ -250,6 +250,17 @@ MISTAKES = {
         ValueError,
         "path.weights: got shape (4, 2, 2), expected (B, T, 3)",
     ),
+    "variance of another K": (
+        lambda: PRIOR.variance(torch.ones(4, 2, 3)),
+        ValueError,
+        "weights: got shape (4, 2, 3), expected (B, T, 2); make the prior with num=3",
+    ),
+    "variance without steps": (
+        lambda: PRIOR.variance(torch.ones(4, 2)),
+        ValueError,
+        "weights: got shape (4, 2), expected (B, T, 2); weigh each sample and step",
+    ),
+    "variance of a number": (lambda: PRIOR.variance(torch.tensor(1.0)), ValueError, "weights: got shape ()"),
     "kl of another K": (lambda: flow_kl(PATH, DiffusionPrior(1)), ValueError, "path.weights: got shape"),
     "constraint of another K": (
         lambda: HJConstraint(make_potential(3, 1))(PATH),

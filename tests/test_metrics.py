@@ -102,6 +102,10 @@ def test_images_in_bytes_are_refused():
     for metric in (metrics.equivariance_error, metrics.gaussian_log_likelihood):
         with pytest.raises(TypeError, match=r"target: got dtype torch.uint8, expected .*; divide images by 255"):
             metric(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.uint8))
+    with pytest.raises(
+        TypeError, match=r"z: got dtype torch.int64, expected a floating dtype; pass latents as they are"
+    ):
+        metrics.latent_equivariance_error(torch.zeros(2, 3, 4, dtype=torch.int64), torch.zeros(2, 3, 4))
 
 
 def test_evidence_bound_refuses_likelihoods_that_are_not_one_number_for_each_frame():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from latentflow import DiffusionPrior, FlowPosterior, flow_kl
+from latentflow.curvature import Curvature
 from latentflow.metrics import evidence_bound, importance_weighted_bound
 from tests.problems import Given, Linear, gaussian, make_potential, rand, randn, seeds, sigma_points, symmetric
 
@@ -163,6 +164,14 @@ def test_importance_weighting_follows_the_flow_it_is_given():
     z0 = q0.mean + q0.stddev * torch.randn(3, DIM, generator=generator, dtype=torch.float64)
     for z, options in zip(seen, ({"label": "start"}, {"solver": "rk4"}, {}), strict=True):
         close(z, FlowPosterior(potential, None, **options).transport(z0, 0, STEPS)[0], 1e-12)
+
+
+def test_importance_weighting_asks_for_no_determinant(monkeypatch):
+    """And leaves the flow that it is given as it is."""
+    this, flow = model(0), FlowPosterior(make_potential(DIM))
+    monkeypatch.setattr(Curvature, "log_det", None)
+    importance_weighted_bound(this.log_likelihood, flow, gaussian(3, DIM), 0, steps=STEPS, samples=2)
+    assert flow.log_det == "exact"
 
 
 @pytest.mark.parametrize(
