@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from latentflow import derivatives
 from latentflow.derivatives import has_closed_form
 from latentflow.finite import require_finite_derivatives
-from latentflow.initial import in_full_precision, without_autocast
 from latentflow.path import LatentPath, check_path
 from latentflow.potential import NegativeForce, Potential
+from latentflow.precision import in_full_precision, without_autocast
 from latentflow.validate import one_of, require_finite, require_floating
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.forward_mode import carries_tangent
+from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product, plus_product
 from latentflow.validate import holds, read
-from latentflow.written_out import apart_from_autocast, unrecorded
+from latentflow.written_out import unrecorded
 
 
 class Curvature(NamedTuple):

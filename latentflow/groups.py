@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.written_out import hidden
+from latentflow.compiler import one_operation
 
 GROUP = 4  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
@@ -87,12 +87,11 @@ def of_unread(labels: Tensor, num: int) -> Groups | None:
     With M = ceil(B / K) rows each, they are fewer than 2 K. What is too many repeats the last one. None of an empty batch, and
     where B is a symbol: whatever is asked of a size like M is one more reason to compile anew.
     """
-    if torch.compiler.is_compiling():
-        _hide()
     networks, rows, place = _unread(labels, num)
     return None if rows is None or place is None else Groups(networks, rows, place)
 
 
+@one_operation
 def _unread(labels: Tensor, num: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     batch, device = labels.shape[0], labels.device
     if type(batch) is not int or batch == 0:
@@ -111,6 +110,3 @@ def _unread(labels: Tensor, num: int) -> tuple[Tensor | None, Tensor | None, Ten
     start = first_sample[networks] + (group - first_group[networks]) * size
     sample = start[:, None] + torch.arange(size, device=device)
     return networks, order[sample.minimum(last_sample[networks][:, None])], place
-
-
-_hide = hidden(_unread)

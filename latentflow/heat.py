@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves
+from latentflow.precision import apart_from_autocast
+from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:

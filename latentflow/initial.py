@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from latentflow.compiler import one_operation
+from latentflow.precision import autocast_off, in_full_precision, is_half, without_autocast
 from latentflow.validate import require_finite, require_floating, require_no_nan
-from latentflow.written_out import autocast_off, hidden
 
 _DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
 
@@ -52,13 +52,13 @@ def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) 
     if normal := gaussian(q0):
         # A generator is nothing that a compiler's frontend could hand on.
         noise = None if generator is None else _noise(normal.loc, generator)
-        _hide()
         return _reparameterised(normal.loc, normal.scale, noise, density)
     with without_autocast(q0):
         z0 = in_full_precision(_sample(q0, generator))
         return z0, _finite(_log_prob(q0, z0)) if density else None
 
 
+@one_operation
 def _reparameterised(mean: Tensor, std: Tensor, noise: Tensor | None, density: bool) -> tuple[Tensor, Tensor | None]:
     with autocast_off(mean.device.type):
         noise = _noise(mean, None) if noise is None else noise
@@ -69,9 +69,6 @@ def _reparameterised(mean: Tensor, std: Tensor, noise: Tensor | None, density: b
         # scale does; said of z_0 it would send gradients to both that cancel.
         twice = torch.add(noise.square(), std.log(), alpha=2).sum(-1)
         return z0, _finite(torch.rsub(twice, -0.5 * math.log(2 * math.pi) * mean.shape[-1], alpha=0.5))
-
-
-_hide = hidden(_reparameterised)
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -127,7 +124,7 @@ def _with_full_precision(q0: Distribution) -> Distribution:
     if not (isinstance(q0, Independent) and isinstance(q0.base_dist, Normal)):
         return q0
     mean, std = q0.base_dist.loc, q0.base_dist.scale
-    if not _is_half(mean) and std.dtype == mean.dtype:
+    if not is_half(mean) and std.dtype == mean.dtype:
         return q0
     normal = Normal(in_full_precision(mean), in_full_precision(std), validate_args=False)  # checked where it was made
     return Independent(normal, q0.reinterpreted_batch_ndims)
@@ -144,26 +141,3 @@ def latents(name: str, z: Tensor, dim: int | None) -> Tensor:
     z = in_full_precision(z)
     require_finite(name, z, "look for exploding weights or bad input")
     return z
-
-
-def in_full_precision(z: Tensor) -> Tensor:
-    """Half-precision tensors as float32, others as they are."""
-    return z.float() if _is_half(z) else z
-
-
-def _is_half(x: Tensor) -> bool:
-    return x.dtype.itemsize == 2 and x.is_floating_point()
-
-
-def without_autocast(x: object) -> AbstractContextManager[object]:
-    """Inside, everything is computed in the precision of its inputs; x, a tensor or a distribution, says on which device."""
-    return autocast_off(_device_type(x))
-
-
-def _device_type(x: object) -> str:
-    if isinstance(x, Distribution):
-        try:
-            x = x.mean
-        except NotImplementedError:  # a transformed distribution does not know its mean
-            return _device_type(getattr(x, "base_dist", None))
-    return x.device.type if isinstance(x, Tensor) else "cpu"

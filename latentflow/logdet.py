@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from latentflow.forward_mode import carries_tangent
+from latentflow.precision import apart_from_autocast
 from latentflow.validate import as_validated_now, holds
-from latentflow.written_out import apart_from_autocast
 
 _BITS = 32  # of a random number
 

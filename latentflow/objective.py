@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
-from latentflow.initial import gaussian, without_autocast
+from latentflow.compiler import one_operation
+from latentflow.initial import gaussian
 from latentflow.path import LatentPath, check_path
+from latentflow.precision import without_autocast
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite
-from latentflow.written_out import hidden
 
 
 def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal") -> Tensor:
@@ -51,17 +52,14 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
             raise ValueError(
                 "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact', or use bound='initial'"
             )
-        _hide()
         return _marginal(path.log_q, prior.log_prob(path))
     with without_autocast(path.z):
         return _finite(_kl_to_standard_normal(path))
 
 
+@one_operation
 def _marginal(log_q: Tensor, log_p: Tensor) -> Tensor:
     return _finite((log_q - log_p).sum(1))
-
-
-_hide = hidden(_marginal)
 
 
 def _finite(kl: Tensor) -> Tensor:

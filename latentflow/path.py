@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentflow.acting import Acting
+from latentflow.compiler import one_operation
 from latentflow.rollout import Rollout
-from latentflow.written_out import hidden
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,16 +75,9 @@ def check_path(path: object) -> None:
         )
 
 
+@one_operation
 def densities(start: Tensor, log_det: Tensor) -> Tensor:
     """Log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
-    _hide()
-    return _densities(start, log_det)
-
-
-def _densities(start: Tensor, log_det: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # inductor has no cumsum of its own, but joins sums to what is around them
         return torch.stack(list(accumulate((start, *log_det.unbind(1)), torch.sub)), 1)
     return torch.cat((start[:, None], -log_det), 1).cumsum(1)
-
-
-_hide = hidden(_densities)

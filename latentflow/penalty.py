@@ -13,20 +13,13 @@ from torch import Tensor
 
 from latentflow import time_branch, values
 from latentflow.closed_form import Networks
+from latentflow.compiler import one_operation
 from latentflow.finite import require_finite_derivatives
 from latentflow.layout import Layout
+from latentflow.precision import apart_from_autocast, autocast_off
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
-from latentflow.written_out import (
-    apart_from_autocast,
-    autocast_off,
-    differentiably,
-    hidden,
-    more_is_asked,
-    past_autograd,
-    serves,
-    take,
-)
+from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
 
 
 def penalty(
@@ -53,17 +46,14 @@ def penalty(
     if force is None:
         force = (None,) * (2 + len(Layers._fields) + len(Networks._fields))
     inputs = left, at_0, layout.rows, layout.place, layout.weights, starts, *force, layout.k, price, factor
-    _hide()
     return _paid(*inputs)
 
 
+@one_operation
 def _paid(*inputs: Any) -> Tensor:
     with autocast_off(inputs[0].device.type):
         (total,) = _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
         return require_finite_derivatives("HJConstraint", total, by_sample=True)
-
-
-_hide = hidden(_paid)
 
 
 def _penalty(*inputs: Any) -> tuple[Tensor]:

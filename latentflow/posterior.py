@@ -17,13 +17,13 @@ from latentflow import derivatives, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.derivatives import dimension, has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
-from latentflow.initial import checked, draw, latents, log_prob, without_autocast
+from latentflow.initial import checked, draw, latents, log_prob
 from latentflow.layout import layout_of
 from latentflow.path import LatentPath, densities
+from latentflow.precision import autocast_off, without_autocast
 from latentflow.rollout import Rollout, roll_out
 from latentflow.validate import one_of, positive_integer
 from latentflow.volume import log_det_of_steps, rate
-from latentflow.written_out import autocast_off
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import heat
+from latentflow.compiler import one_operation
 from latentflow.path import LatentPath, check_path
+from latentflow.precision import autocast_off
 from latentflow.validate import one_of, positive_integer, require, require_finite, sums_up
-from latentflow.written_out import autocast_off, hidden
 
 
 class DiffusionPrior(nn.Module):
@@ -88,7 +89,6 @@ class DiffusionPrior(nn.Module):
                 f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
                 "give each latent path its weights"
             )
-        _hide()
         return _log_prob(self.form, path.z, path.weights, self.raw)
 
     def _check(self, name: str, weights: Tensor) -> None:
@@ -97,6 +97,7 @@ class DiffusionPrior(nn.Module):
             raise ValueError(f"{name}: got shape {tuple(weights.shape)}, expected (B, T, {self.num}); {fix}")
 
 
+@one_operation
 def _log_prob(form: str, z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
     with autocast_off(z.device.type):
         weights, raw = weights.to(z.dtype), raw.to(z.dtype)
@@ -109,9 +110,6 @@ def _log_prob(form: str, z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
             fix = "look for exploding latents or a huge prior.diffusion, or use float64"
             require_finite("prior.log_prob", value, fix)
         return value
-
-
-_hide = hidden(_log_prob)
 
 
 def _of_particles(weights: Tensor, diffusion: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from latentflow import logdet, solvers
 from latentflow.closed_form import Local, Networks
+from latentflow.compiler import one_operation
 from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.layout import Layout, parts_of
 from latentflow.penalty import penalty
@@ -21,7 +22,7 @@ from latentflow.potential import NegativeForce, Potential
 from latentflow.stack import all_chosen
 from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers
-from latentflow.written_out import hidden, take
+from latentflow.written_out import take
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,6 @@ def roll_out(
     tensors = potential.tensors()
     # A generator is nothing that a compiler's frontend could hand on.
     bits = _bits(z0, steps * substeps, generator) if estimated and generator is not None else None
-    _hide()
     which = layout.rows, layout.place, layout.weights
     say = layout.k, steps, substeps, label, estimated, constrained
     sinusoid, z, starts, squared_at_0, left, log_det, *activations = _rolled(z0, bits, *which, *tensors, *say)
@@ -145,6 +145,7 @@ def _bits(z0: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
     return logdet.random_bits(z0[:, None].expand(-1, steps, -1), generator)
 
 
+@one_operation
 def _rolled(z0: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     """The embedding of times, and the sweep; of tensors one by one."""
     rows, place, weights, *tensors, k, steps, substeps, label, estimated, constrained = others
@@ -166,9 +167,6 @@ def _rolled(z0: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     names = ("first", "second", "back", "coefficient", "value")
     activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), len(times)) for name in names}
     return sinusoid, *found._replace(**activations)
-
-
-_hide = hidden(_rolled)
 
 
 def _versions(potential: Potential, path: Tensor) -> tuple[int, ...]:

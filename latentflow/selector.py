@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentflow.initial import without_autocast
+from latentflow.precision import without_autocast
 from latentflow.validate import positive_integer, require_finite, require_floating
 
 

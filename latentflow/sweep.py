@@ -16,12 +16,13 @@ from torch import Tensor
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
 from latentflow.closed_form import Matrices, Networks
 from latentflow.layout import Layout
+from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory, Wanted
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves, take
+from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
 
 
 class Sweep(NamedTuple):

@@ -20,15 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.written_out import (
-    apart_from_autocast,
-    differentiably,
-    more_is_asked,
-    past_autograd,
-    serves,
-    take,
-    unrecorded,
-)
+from latentflow.precision import apart_from_autocast
+from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take, unrecorded
 
 
 class Layers(NamedTuple):

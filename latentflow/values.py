@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
+from latentflow.precision import apart_from_autocast
 from latentflow.product import over_rows, plus_product
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import apart_from_autocast, differentiably, more_is_asked, past_autograd, serves, take
+from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
 
 
 def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:

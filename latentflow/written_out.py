@@ -7,7 +7,6 @@ For all else, higher derivatives, `torch.func` and forward mode, there is the pl
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -45,23 +44,6 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def hidden(function: Callable[..., Any]) -> Callable[[], bool]:
-    """Make what is to be called before `function`, so that the frontend of torch.compile takes that for one operation.
-
-    Its backend looks inside all the same. The frontend would have every name in there looked up again in each call of the
-    compiled code, which takes long after other work has taken the caches. To mark the function without being asked would
-    import the frontend, which takes long too.
-    """
-
-    def mark() -> bool:
-        if torch.compiler.is_compiling():
-            torch.compiler.allow_in_graph(function)  # type: ignore[no-untyped-call]
-        return True
-
-    mark._dynamo_marked_constant = True  # type: ignore[attr-defined]  # run, not traced; see torch.compiler.assume_constant_result
-    return mark
-
-
 def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
     """An array (G, N, ...) with its blocks along N, for an adjoint to write to, which costs less than to join them.
 
@@ -71,24 +53,6 @@ def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
         return None, [None] * num
     array = torch.empty_like(like)
     return array, array.chunk(num, 1)
-
-
-def autocast_off(device: str) -> AbstractContextManager[object]:
-    """Inside, everything is computed in the precision of its inputs."""
-    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
-        return nullcontext()  # to enter autocast takes as long as two small operations
-    return torch.autocast(device, enabled=False)
-
-
-def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The backward pass in the precision of the way there, though it should be called for inside of autocast."""
-
-    @functools.wraps(backward)
-    def inner(ctx: Any, *by_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        with autocast_off(next(x.device.type for x in by_outputs if x is not None)):
-            return backward(ctx, *by_outputs)
-
-    return inner
 
 
 def more_is_asked(by_outputs: Iterable[Tensor | None]) -> bool:

@@ -50,10 +50,12 @@ _hamilton_jacobi = _in("latentflow/hamilton_jacobi.py", "written_out", "rollout"
 _time_branch = _in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
 _values = _in("latentflow/values.py", "written_out", "rollout")
 _written_out = _in("latentflow/written_out.py", "written_out", "example_train")
+_precision = _in("latentflow/precision.py", "written_out", "example_train")
 _traced = _in("latentflow/written_out.py", "layout")
 _product = _in("latentflow/product.py", "written_out", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
 _compiled = _in("latentflow/trajectory.py", "compile")
+_validate = _in("latentflow/validate.py", "derivatives")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
 _heat = _in("latentflow/heat.py", "prior", "state", "written_out")
@@ -123,8 +125,28 @@ ERRORS = (
     ),
     _derivatives(
         "labels take the weights of another column",
-        "return u.gather(1, active.reshape(-1, 1)).squeeze(1)",
-        "return u.gather(1, (active.reshape(-1, 1) + 1) % u.shape[1]).squeeze(1)",
+        "return u.gather(1, active[:, None]).squeeze(1)",
+        "return u.gather(1, (active[:, None] + 1) % u.shape[1]).squeeze(1)",
+    ),
+    _derivatives(
+        "the log-determinant of a substep of any module is that of a whole step",
+        "logdet.exact(hessian(potential, z, t, active) / substeps)",
+        "logdet.exact(hessian(potential, z, t, active))",
+    ),
+    _potential(
+        "the log-determinant of a substep is that of a whole step",
+        "curvature(weights, reduced=True, substeps=substeps)",
+        "curvature(weights, reduced=True)",
+    ),
+    _validate(
+        "labels out of range are taken for others",
+        "(active >= 0) & (active < num)",
+        "active < num",
+    ),
+    _validate(
+        "weights of as many numbers are taken for those of other latents",
+        "if not broadcasts(active.shape, shape) or",
+        "if active.numel() % (num if weighted else 1) or",
     ),
     _time_branch(
         "the time embedding's derivative lacks the frequencies",
@@ -151,7 +173,7 @@ ERRORS = (
         "by_values = by_values * slope_of(found)",
         "by_values = by_values * 1",
     ),
-    _written_out(
+    _precision(
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
     ),
     _written_out(

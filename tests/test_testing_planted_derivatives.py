@@ -8,6 +8,7 @@ from torch import nn
 
 from latentflow import Potential
 from latentflow import testing as kit
+from latentflow.curvature import Curvature
 from tests.problems import Halved, Wave, WrongBackward, finds, make_potential, rand, randn
 
 Z, T = randn(4, 3), 0.5 + rand(4, seed=1)
@@ -91,6 +92,14 @@ class TestClosedForms:
         potential.laplacian = lambda image: image
         kit.assert_gradient(potential, Z, T)
         kit.assert_hessian(potential, Z, T)
+
+
+def test_the_log_determinant_that_flows_use_is_judged(monkeypatch):
+    right = Curvature.log_det
+    kit.assert_log_det(make_potential(3, 2), Z, T)
+    monkeypatch.setattr(Curvature, "log_det", lambda self: (right(self)[0] + 0.1, right(self)[1]))
+    with finds("log-determinant: got .* by the Jacobian of z"):
+        kit.assert_log_det(make_potential(3, 2), Z, T)
 
 
 class TestBackward:
