@@ -14,7 +14,7 @@ each, so that every layer is one batched product.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ from torch import Tensor
 from latentflow.curvature import Curvature, many
 from latentflow.hamilton_jacobi import time_derivative
 from latentflow.hessian_product import coefficient_of_product, curvature_of_output
+from latentflow.precision import apart_from_autocast
 from latentflow.product import plus_product, times_vectors
 from latentflow.tanh import slope_of, through_tanh
+from latentflow.written_out import differentiably, transformed
 
 
 class Networks(NamedTuple):
@@ -126,6 +128,16 @@ class Local:
         layers, outer, inner = (x.transpose(0, 1).flatten(1, 2)[None] for x in (layers, outer, inner))
         return Curvature(layers, outer, basis.flatten(0, 1)[None], inner)
 
+    def log_det(self, weights: Tensor | None, substeps: int = 1) -> tuple[Tensor, Tensor]:
+        """Log |det(I + H / n)| and the folds, (R, N) each, for the H of `curvature`."""
+        smaller = self._spanned(weights is not None) < self.networks.input_weight.shape[-1]
+        reduced = smaller and not transformed()
+        value, folds = self.curvature(weights, reduced=reduced, substeps=substeps).log_det()
+        if reduced and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            inputs = weights, substeps, *self.networks, *self._activations()
+            value = _Reduced.apply(value, *inputs)  # type: ignore[no-untyped-call]
+        return value, folds
+
     def product_coefficient(self, along: Tensor) -> Tensor:
         """The c with H v = A^T c, (G, N, h), for A v, (G, N, h)."""
         local = self.first, self.second, self.coefficient
@@ -161,18 +173,47 @@ class Local:
         scaled = middle[:, None] * slopes[:, :, None]
         return torch.bmm(scaled.flatten(1, 2), basis).view(*scaled.shape[:3], basis.shape[-1])
 
-    def _basis(self, reduced: bool, together: bool) -> Tensor:
-        """A, or A in an orthonormal basis of the span of its rows where that is smaller, (G, h, r).
+    def _activations(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        return self.first, self.second, self.back, self.coefficient, self.slope, self.bend
 
-        The basis is that of all networks where their Hessians are added up, else each has its own.
-        """
+    def _spanned(self, together: bool) -> int:
+        """How many rows of A span where a Hessian is not zero: those of all networks where their Hessians are added up."""
+        num, hidden, _ = self.networks.input_weight.shape
+        return num * hidden if together else hidden
+
+    def _basis(self, reduced: bool, together: bool) -> Tensor:
+        """A, or A in an orthonormal basis of the span of its rows where that is smaller, (G, h, r)."""
         weight = self.networks.input_weight
-        rows = weight.flatten(0, 1) if together else weight
-        if not reduced or rows.shape[-2] >= rows.shape[-1]:
+        if not reduced or self._spanned(together) >= weight.shape[-1]:
             return weight
-        # Q need not be differentiated: A (I - Q Q^T) = 0 takes every such term out of the first derivatives.
+        # Q need not be differentiated: A (I - Q Q^T) = 0 takes every such term out of the first derivatives, not of the second.
+        rows = weight.flatten(0, 1) if together else weight
         orthonormal: Tensor = torch.linalg.qr(rows.detach().mT).Q
         return weight @ orthonormal
+
+
+class _Reduced(torch.autograd.Function):
+    """A log-determinant in a reduced basis is right to its first derivatives; those of its gradient come from the full one."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weights: Tensor | None, substeps: int, *parts: Tensor | None) -> Tensor:
+        ctx.substeps = substeps
+        ctx.save_for_backward(weights, *parts)
+        return value.view_as(value)
+
+    @staticmethod
+    @apart_from_autocast
+    def backward(ctx: Any, by_value: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return by_value, *[None] * (2 + len(Networks._fields) + 6)
+        weights, *parts = ctx.saved_tensors
+        return None, *differentiably(_log_det_in_full, (weights, ctx.substeps, *parts), (by_value,))
+
+
+def _log_det_in_full(weights: Tensor | None, substeps: int, *parts: Any) -> tuple[Tensor]:
+    networks = len(Networks._fields)
+    local = Local(Networks(*parts[:networks]), *parts[networks:])
+    return (local.curvature(weights, reduced=False, substeps=substeps).log_det()[0],)
 
 
 def activate(networks: Networks, rows: Tensor, tau: Tensor) -> Local:

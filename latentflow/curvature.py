@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow import logdet
-from latentflow.forward_mode import carries_tangent
+from latentflow import forward_mode, logdet
 from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product, plus_product
 from latentflow.validate import holds, read
-from latentflow.written_out import unrecorded
+from latentflow.written_out import more_is_asked, unrecorded
 
 
 class Curvature(NamedTuple):
@@ -40,7 +39,7 @@ class Curvature(NamedTuple):
 
     def log_det(self) -> tuple[Tensor, Tensor]:
         """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
-        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not carries_tangent(*self)
+        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not forward_mode.at_work()
         if differentiable and read(self.inner, lambda _: True):  # else nobody could tell whether there are folds
             with torch.no_grad():
                 matrix = self.jacobian().mT  # the same, as LAPACK wants it in memory
@@ -103,7 +102,8 @@ class _LogDet(torch.autograd.Function):
             by_basis = 2 * (turned * (grad * inner)[..., None]).sum(1)
             by_inner = grad * (turned * basis[:, None]).sum(-1)
         by_outer, scale = grad * (spread * layers).sum(-1), (2 * grad * outer)[..., None]
-        by_layers = spread.mul_(scale) if unrecorded() else spread * scale
+        in_place = unrecorded() and not more_is_asked((grad[..., 0],))
+        by_layers = spread.mul_(scale) if in_place else spread * scale
         return by_layers, by_outer, by_basis, by_inner, None, None
 
 

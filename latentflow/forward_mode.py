@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 
-def carries_tangent(*inputs: object) -> bool:
-    """Whether any of the inputs is a tensor that carries a derivative forwards."""
-    if torch.compiler.is_compiling():
-        return False
-    return any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in inputs)  # type: ignore[no-untyped-call]
+def at_work() -> bool:
+    """Whether derivatives are carried forwards at all: a tensor does not tell what lies below an inner transform."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0

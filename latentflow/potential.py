@@ -137,7 +137,7 @@ class Potential(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         r""":math:`\log\lvert\det(I + H / n)\rvert` and whether the step folds, (...) each; n is `substeps`."""
         local, weights = self._acting(z, t, active)
-        value, folds = local.curvature(weights, reduced=True, substeps=substeps).log_det()
+        value, folds = local.log_det(weights, substeps)
         return value.reshape(z.shape[:-1]), folds.reshape(z.shape[:-1])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:

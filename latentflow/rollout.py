@@ -87,7 +87,7 @@ class Rollout:
 
         def log_det(rows: slice) -> tuple[Tensor, Tensor]:
             acts = None if weights is None else weights[:, rows]
-            return local.rows(rows).curvature(acts, reduced=True, substeps=substeps).log_det()
+            return local.rows(rows).log_det(acts, substeps)
 
         rows, bytes_each = local.first.shape[1], local.hessian_bytes(weights is not None)
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)

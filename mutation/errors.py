@@ -135,8 +135,8 @@ ERRORS = (
     ),
     _potential(
         "the log-determinant of a substep is that of a whole step",
-        "curvature(weights, reduced=True, substeps=substeps)",
-        "curvature(weights, reduced=True)",
+        "local.log_det(weights, substeps)",
+        "local.log_det(weights)",
     ),
     _validate(
         "labels out of range are taken for others",

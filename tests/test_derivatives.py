@@ -30,6 +30,10 @@ def test_generic_route_agrees_with_the_closed_form(potential, seed, mixed):
     close(derivatives.hessian(user, z, t, active), potential.hessian(z, t, active))
     close(derivatives.hessian_product(user, z, t, active, v), potential.hessian_product(z, t, active, v))
     close(derivatives.laplacian(user, z, t, active), potential.laplacian(z, t, active))
+    for a, b in zip(
+        derivatives.log_det(user, z, t, active, substeps=2), potential.log_det(z, t, active, substeps=2), strict=True
+    ):
+        close(a, b)
 
 
 @given(st.integers(1, 5), st.integers(1, 3), seeds)

@@ -247,3 +247,67 @@ def test_many_hessians_are_those_of_one_after_the_other(weighted, bounded, dim):
     for x, y, true in zip(once, again, truth, strict=True):
         assert torch.equal(x, y), "what is kept for the gradient was written to"
         close(x, true, 1e-12)
+
+
+ACTING = {
+    "index": {"k": 1},
+    "labels": {"k": torch.tensor([0, 1, 1])},
+    "labels by step": {"k": torch.tensor([[0, 1], [1, 1], [1, 0]])},
+    "weights": {"weights": rand(3, 2)},
+}
+
+
+class LogDet(torch.nn.Module):
+    """That of two steps, summed up for each sample, as a module whose parameters `functional_call` can vary."""
+
+    def __init__(self, potential, acts):
+        super().__init__()
+        self.flow, self.acts = FlowPosterior(potential), ACTING[acts]
+
+    def forward(self, z0):
+        return self.flow.transport(z0, steps=2, **self.acts)[1].sum(1)
+
+
+@pytest.mark.parametrize("acts", ACTING)
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize(
+    "hidden", [1, 2, 5]
+)  # narrower than the latent, so that the Hessians are made in a smaller basis
+def test_exact_log_dets_are_right_to_second_order_in_all_parameters(acts, bounded, hidden):
+    module = LogDet(make_potential(4, 2, hidden, bounded=bounded, strength=1.0), acts)
+    z0, (names, parameters) = 0.5 * randn(3, 4), zip(*module.named_parameters(), strict=True)
+
+    def log_det(*values):
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (z0,))
+
+    values = [p.detach().clone().requires_grad_() for p in parameters]
+    assert torch.autograd.gradcheck(log_det, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(log_det, values, fast_mode=True)
+
+
+@pytest.mark.parametrize("hidden", [2, 5])
+@pytest.mark.parametrize("own", [False, True])
+def test_all_ways_to_second_derivatives_of_exact_log_dets_agree(own, hidden):
+    potential, z0 = make_potential(4, 2, hidden, strength=1.0), 0.5 * randn(4)
+    flow = FlowPosterior(potential if own else Opaque(potential))
+
+    def log_det(z):
+        return flow.transport(z[None], 0, 2)[1].sum()
+
+    truth = torch.autograd.functional.hessian(log_det, z0)
+    for outer, inner in itertools.product((torch.func.jacrev, torch.func.jacfwd), repeat=2):
+        torch.testing.assert_close(outer(inner(log_det))(z0), truth, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.func.hessian(log_det)(z0), truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("hidden", [2, 5])
+@pytest.mark.parametrize("own", [False, True])
+def test_many_gradients_of_exact_log_dets_may_go_back_at_once(own, hidden):
+    potential, z0 = make_potential(4, 2, hidden, strength=1.0), (0.5 * randn(3, 4)).requires_grad_()
+    value = FlowPosterior(potential if own else Opaque(potential)).transport(z0, 0, 2)[1].sum(1)
+    inputs = z0, *potential.parameters()
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    together = torch.autograd.grad(value, inputs, torch.eye(3, dtype=value.dtype), is_grads_batched=True, **options)
+    apart = zip(*(torch.autograd.grad(x, inputs, **options) for x in value), strict=True)
+    for found, each in zip(together, apart, strict=True):
+        torch.testing.assert_close(found, torch.stack(each), rtol=1e-10, atol=1e-12)
