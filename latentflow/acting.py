@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latentflow.derivatives import number_of_potentials
+from latentflow.states import State, states
 from latentflow.validate import index, positive_integer, read, require
 
 
@@ -18,8 +20,25 @@ class Acting:
 
     weights: Tensor  # (B, T, K)
     label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
+    times: Tensor  # 0, ..., T, (T+1,)
+    state: State  # of these three, as they were
     constant: bool = False  # labels (B, T) that stay the same along the path
     readable: bool = False  # which the host may read, and has found in range
+
+    @classmethod
+    def noted(
+        cls, weights: Tensor, label: int | Tensor | None, times: Tensor, constant: bool = False, readable: bool = False
+    ) -> Acting:
+        """With the state that they are in."""
+        return cls(weights, label, times, states(weights, label, times), constant, readable)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies are noted anew."""
+        return Acting.noted, (self.weights, self.label, self.times, self.constant, self.readable)
+
+    def is_of(self, weights: Tensor, times: Tensor) -> bool:
+        """Whether this is what acts with these weights at these times, and nobody has written to it since."""
+        return self.weights is weights and self.times is times and self.state == states(weights, self.label, times)
 
     @property
     def steps(self) -> int:
@@ -47,20 +66,22 @@ def acting(
         got = "neither" if k is None else "both"
         raise ValueError(f"k, weights: got {got}, expected exactly one; pass labels as k or a mixture as weights=")
     num = number_of_potentials(potential, z)
+    times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
     if weights is not None:
-        return Acting(_weights(weights, z, steps, num), None)
+        return Acting.noted(_weights(weights, z, steps, num), None, times)
     label = _label(k, z, steps, num)
     if isinstance(label, int):
         row = z.new_zeros(num)
         row[label] = 1
-        return Acting(row.expand(z.shape[0], steps, num), label)
+        return Acting.noted(row.expand(z.shape[0], steps, num), label, times)
     readable = _in_range(label, num)
     if not readable:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
     one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
     if label.ndim == 2:
-        return Acting(one_hot, label)
-    return Acting(one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps), True, readable)
+        return Acting.noted(one_hot, label, times)
+    weights, label = one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps)
+    return Acting.noted(weights, label, times, constant=True, readable=readable)
 
 
 def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:

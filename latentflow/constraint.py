@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
-from latentflow.derivatives import has_closed_form
+from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
 from latentflow.path import LatentPath, check_path
 from latentflow.potential import NegativeForce, Potential
@@ -129,7 +129,7 @@ class HJConstraint(nn.Module):
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
         # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
-        label = path.acting.label if path.acting is not None and path.acting.weights is path.weights else None
+        label = path.acting.label if path.acting is not None and _intact(path) else None
         weights = path.weights if label is None else None
         t = path.times[1:] if self.label == "end" else path.times[:-1]
         if self.times == "uniform":
@@ -146,9 +146,7 @@ class HJConstraint(nn.Module):
     def _sees_rows(self) -> bool:
         """Whether the force can be evaluated as the flow has evaluated the potential."""
         force = self.force
-        return force is None or (
-            type(force) is NegativeForce and force.num == self.potential.num and has_closed_form(force.root)
-        )
+        return force is None or (is_negative_square(force) and force.num == self.potential.num)
 
     def _penalty(self, residual: Tensor, force: Tensor | None) -> Tensor:
         penalty = residual.square()
@@ -158,9 +156,11 @@ class HJConstraint(nn.Module):
 
     def _may_share(self, path: LatentPath) -> bool:
         """Whether the path has evaluated our very potential where we want it."""
-        intact = path.acting is not None and path.acting.weights is path.weights
         return (
-            intact and self.label == "end" and path.rollout is not None and path.rollout.is_of(self.potential, path.z)
+            self.label == "end"
+            and path.rollout is not None
+            and _intact(path)
+            and path.rollout.is_of(self.potential, path.z)
         )
 
     def _residual_and_force(
@@ -183,6 +183,11 @@ class HJConstraint(nn.Module):
 
     def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
         return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
+
+
+def _intact(path: LatentPath) -> bool:
+    """Whether weights and times are those by which the flow has moved."""
+    return path.acting is not None and path.acting.is_of(path.weights, path.times)
 
 
 def _latents(z: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def laplacian(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | 
 
 def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
     """u^k(z, t), or the forces, (..., K)."""
-    if has_closed_form(module) or type(module) is NegativeForce:
+    if has_closed_form(module) or is_negative_square(module):
         return torch.as_tensor(module(z, t))
     u = _evaluate(module, *rows(z, t))
     return u.reshape(*z.shape[:-1], u.shape[-1])
@@ -135,12 +135,21 @@ def dimension(potential: nn.Module) -> int | None:
 
 def has_closed_form(potential: nn.Module) -> TypeGuard[Potential]:
     """Whether `potential` computes exactly what `Potential` does, so that its closed forms are its derivatives."""
+    return isinstance(potential, Potential) and _is_bare(potential, Potential)
+
+
+def is_negative_square(force: nn.Module) -> TypeGuard[NegativeForce]:
+    """Whether `force` computes exactly what `NegativeForce` does, with closed forms of its root."""
+    return isinstance(force, NegativeForce) and _is_bare(force, NegativeForce) and has_closed_form(force.root)
+
+
+def _is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to call the module is to call the forward of its kind, and nothing else."""
     return (
-        isinstance(potential, Potential)
-        and type(potential).forward is Potential.forward
-        and "forward" not in vars(potential)
-        and not potential._forward_hooks
-        and not potential._forward_pre_hooks
+        type(module).forward is kind.forward
+        and "forward" not in vars(module)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
     )
 
 

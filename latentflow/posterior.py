@@ -133,8 +133,7 @@ class FlowPosterior(nn.Module):
             z, log_det = rolled.z, rolled.log_det
             if start is not None and log_det is not None:
                 log_q = densities(start, log_det)
-            times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
-            return LatentPath(z, log_q, log_det, rolled.folds, what.weights, times, q0, what, rolled.rollout)
+            return LatentPath(z, log_q, log_det, rolled.folds, what.weights, what.times, q0, what, rolled.rollout)
 
     def transport(
         self,

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from latentflow import logdet, solvers
 from latentflow.closed_form import Local, Networks
 from latentflow.compiler import one_operation
+from latentflow.derivatives import has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.layout import Layout, parts_of
 from latentflow.penalty import penalty
 from latentflow.potential import NegativeForce, Potential
 from latentflow.stack import all_chosen
+from latentflow.states import State, states
 from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers
 from latentflow.written_out import take
@@ -32,7 +34,7 @@ class Rollout:
     potential: Potential
     layout: Layout
     tensors: tuple[Tensor | None, ...]  # of the potential
-    versions: tuple[int, ...]  # of its parameters and of the path, to tell whether they still are what they were
+    state: State  # of its parameters and of the path, as they were
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width)
     z: Tensor  # (B, S+1, d)
     starts: Tensor | None  # as `Sweep` says, also of the next three
@@ -43,10 +45,9 @@ class Rollout:
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
         """Whether this is `potential` as it stands, evaluated along z."""
-        if self.z is not z or self.potential is not potential:
+        if self.z is not z or self.potential is not potential or not has_closed_form(potential):
             return False
-        # Inside a compiled graph nothing comes in between; between two graphs it would not be noticed.
-        return self.versions == (() if torch.compiler.is_compiling() else _versions(self.potential, z))
+        return self.state == states(*potential.tensors(), z)
 
     @property
     def steps(self) -> int:
@@ -135,9 +136,8 @@ def roll_out(
     which = layout.rows, layout.place, layout.weights
     say = layout.k, steps, substeps, label, estimated, constrained
     sinusoid, z, starts, squared_at_0, left, log_det, *activations = _rolled(z0, bits, *which, *tensors, *say)
-    versions = () if torch.compiler.is_compiling() else _versions(potential, z)
     found = sinusoid, z, starts, squared_at_0, left, log_det, tuple(activations)
-    return Rollout(potential, layout, tensors, versions, *found)
+    return Rollout(potential, layout, tensors, states(*tensors, z), *found)
 
 
 def _bits(z0: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
@@ -167,9 +167,3 @@ def _rolled(z0: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     names = ("first", "second", "back", "coefficient", "value")
     activations: dict[str, Any] = {name: layout.in_one(getattr(found, name), len(times)) for name in names}
     return sinusoid, *found._replace(**activations)
-
-
-def _versions(potential: Potential, path: Tensor) -> tuple[int, ...]:
-    """How often the path and each parameter have been written to."""
-    tensors = path, *potential._parameters.values()  # it has no modules with more
-    return tuple(x._version for x in tensors if x is not None and not x.is_inference())

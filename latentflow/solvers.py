@@ -78,6 +78,10 @@ def _odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[s
     if substeps > 1:
         if options.keys() & {"step_size", "grid_constructor"}:
             raise ValueError(f"substeps: got {substeps} and {options}, expected one of them; they say the same")
+        if method in ADAPTIVE:
+            raise ValueError(
+                f"substeps: got {substeps} with solver={method!r}, expected 1; it chooses its steps by rtol and atol"
+            )
         options["step_size"] = 1 / substeps
     arguments: dict[str, Any] = {name: given[name] for name in ("rtol", "atol") if name in given}
     if options:
@@ -134,9 +138,10 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
         raise FoldError(step + 1, guilty, f"{method!r} cannot go back along the path") from error
     refined = start.detach()
     with torch.no_grad():
-        # An adaptive solver repeats itself only to within its tolerance.
-        repeats = 10 * _with_tolerances(options, z.dtype)["rtol"] if method in ADAPTIVE else 0.0
-        tolerance = max(_tolerance(z.dtype), repeats)
+        tolerance = _tolerance(z.dtype)
+        if method in ADAPTIVE:  # which repeat themselves only to within their tolerances, and that of their interpolation
+            asked = _with_tolerances(options, z.dtype)
+            tolerance = max(tolerance, 10 * asked["rtol"], 10 * asked["atol"], 1e-9)
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends
             landed = _one_step(field, None, refined, step, step, step + 1, method, options)[0]
             missed = ~((landed - z).norm(dim=1) <= tolerance * (1 + z.norm(dim=1)))

@@ -361,13 +361,13 @@ ERRORS = (
     ),
     _rollout(
         "a path is taken for what it was before it was written to",
-        "tensors = path, *potential._parameters.values()",
-        "tensors = (*potential._parameters.values(),)",
+        "states(*potential.tensors(), z)",
+        "self.state[:-1] + states(z)",
     ),
     _rollout(
         "a path is taken for that of parameters that have changed since",
-        "return self.versions == (()",
-        "return True or self.versions == (()",
+        "return self.state == states(",
+        "return True or self.state == states(",
     ),
     _trajectory(
         "the adjoint forgets what later steps say",

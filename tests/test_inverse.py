@@ -210,3 +210,12 @@ def test_one_posterior_serves_many_latents():
     values = FlowPosterior(potential).log_prob(grid, q0, 0, 2)
     for b in range(7):
         close(values[b : b + 1], FlowPosterior(potential).log_prob(grid[b : b + 1], q0, 0, 2))
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
+@pytest.mark.parametrize(("rtol", "atol"), [(1e-9, 1e-9), (1e-11, 1e-12), (1e-9, 1e-4)])
+def test_an_ode_is_undone_within_whatever_tolerances_it_has(method, rtol, atol):
+    flow = FlowPosterior(make_potential(4), None, solver=method, solver_options={"rtol": rtol, "atol": atol})
+    z0 = randn(6, 4)
+    back = flow.inverse(flow.transport(z0, 0, 3)[0][:, -1], 0, 3)
+    assert (back - z0).norm(dim=1).max() < 100 * max(rtol, atol, 1e-9)

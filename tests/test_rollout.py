@@ -104,7 +104,44 @@ def stale_weights(path, potential):
     return dataclasses.replace(path, weights=rand(5, 3, 3))
 
 
-@pytest.mark.parametrize("change", [stale_potential, stale_latents, latents_written_to, stale_weights])
+def stale_times(path, potential):
+    return dataclasses.replace(path, times=0.5 * path.times)
+
+
+def times_written_to(path, potential):
+    path.times.mul_(0.5)
+    return path
+
+
+def other_numbers(path, potential):
+    potential.input_weight.data = 2 * potential.input_weight.data
+    return path
+
+
+def other_parameters(path, potential):
+    state = {name: 2 * parameter for name, parameter in potential.state_dict().items()}
+    potential.load_state_dict(state, assign=True)
+    return path
+
+
+def hooked(path, potential):
+    potential.register_forward_hook(lambda module, inputs, u: 2 * u)
+    return path
+
+
+def patched(path, potential):
+    forward = potential.forward
+    potential.forward = lambda z, t: 2 * forward(z, t)
+    return path
+
+
+CHANGES = [
+    stale_potential, stale_latents, latents_written_to, stale_weights, stale_times, times_written_to, other_numbers,
+    other_parameters, hooked, patched,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_has_changed_since_is_evaluated_anew(change):
     potential = make_potential(4, 3)
     path = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3)
@@ -113,6 +150,63 @@ def test_what_has_changed_since_is_evaluated_anew(change):
     changed = change(path, potential)
     torch.testing.assert_close(hj(changed), hj(plain(changed)), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(hj(changed), before)
+
+
+@pytest.mark.parametrize("kind", ["labels", "switching", "weights"])
+def test_what_acts_may_be_written_to_after_the_flow(kind):
+    """What a path says of it holds, whether it is the user's own tensor or not."""
+    potential, what = make_potential(4, 3), what_acts(kind, 5, 3, 3, 0)
+    path = FlowPosterior(potential)(gaussian(5, 4), steps=3, **what)
+    for x in what.values():
+        x.copy_(x.flip(0))
+    hj = HJConstraint(potential, NegativeForce(4, 3).double())
+    torch.testing.assert_close(hj(path), hj(dataclasses.replace(path, acting=None)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_constraint_called_with_other_parameters_evaluates_these():
+    potential = copy.deepcopy(make_potential(4, 3))
+    path, hj = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3), HJConstraint(potential)
+    path = dataclasses.replace(path, z=path.z.detach())
+
+    def penalty(parameters, path):
+        return torch.func.functional_call(hj, parameters, (path,)).sum()
+
+    given = {name: (2 * parameter).detach() for name, parameter in hj.named_parameters()}
+    for found in (penalty(given, path), torch.func.grad(penalty)(given, path)["potential.input_weight"]):
+        assert found.abs().sum() > 0
+    torch.testing.assert_close(penalty(given, path), penalty(given, plain(path)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_potential_frozen_for_the_flow_may_learn_from_the_constraint():
+    potential = make_potential(4, 3).requires_grad_(False)
+    path, hj = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3), HJConstraint(potential)
+    potential.requires_grad_(True)
+    found, truth = (torch.autograd.grad(hj(p).sum(), potential.input_weight)[0] for p in (path, plain(path)))
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+
+
+def changed_by_a_hook(force):
+    force.register_forward_hook(lambda module, inputs, f: 2 * f)
+
+
+def changed_before(force):
+    force.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0], inputs[1]))
+
+
+def changed_by_a_patch(force):
+    forward = force.forward
+    force.forward = lambda z, t: 2 * forward(z, t)
+
+
+@pytest.mark.parametrize("change", [changed_by_a_hook, changed_before, changed_by_a_patch])
+def test_a_force_is_what_it_says_when_it_is_called(change):
+    potential, force = make_potential(4, 3), NegativeForce(4, 3).double()
+    torch.nn.init.normal_(force.root.output_weight)
+    path, hj = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3), HJConstraint(potential, force)
+    before = hj(path)
+    change(force)
+    torch.testing.assert_close(hj(path), hj(plain(path)), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(hj(path), before)
 
 
 def test_the_copy_of_a_potential_is_another_potential():

@@ -1,0 +1,32 @@
+"""Whether tensors still are what they were."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from latentflow.written_out import transformed
+
+State = tuple[tuple[int, int, bool, int], ...]
+
+
+def states(*tensors: object) -> State:
+    """Which tensor each is, how often it has been written to, whether it learns, and where its numbers lie.
+
+    The same answer later means the same tensors, for as long as somebody keeps them. What is written to `tensor.data` nobody
+    can tell. Inside of a compiled graph nothing comes in between; between two graphs it would not be noticed.
+    """
+    if torch.compiler.is_compiling():
+        return ()
+    wrapped = transformed()  # then they do not lie anywhere, as those of many subclasses do not
+    return tuple(
+        (
+            id(x),
+            0 if x.is_inference() else x._version,
+            x.requires_grad,
+            x.data_ptr() if not wrapped and type(x) in (Tensor, Parameter) else 0,
+        )
+        for x in tensors
+        if isinstance(x, Tensor)
+    )
