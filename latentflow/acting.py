@@ -116,14 +116,17 @@ def _in_range(labels: Tensor, num: int) -> bool:
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         got = f"a tensor of {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(
-            f"weights: got {got}, expected a floating tensor; pass labels as k, or convert with .to(z.dtype)"
-        )
+        fix = "pass labels as k, or convert with .to(z.dtype)"
+        if isinstance(weights, tuple):
+            fix = "unpack what a selector returns: weights, logits = selector(x)"
+        raise TypeError(f"weights: got {got}, expected a floating tensor; {fix}")
     batch = z.shape[0]
     if weights.shape != (batch, num) and weights.shape != (batch, steps, num):
+        fix = "give each sample a weight for each potential, or those of each step"
+        if weights.shape == (num,):
+            fix = f"give each sample its weights: weights.expand({batch}, -1)"
         raise ValueError(
-            f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); "
-            "give each of the potentials one weight, for example weights.expand(B, -1)"
+            f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); {fix}"
         )
     weights = weights.to(z)
     require(

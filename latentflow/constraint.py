@@ -11,6 +11,7 @@ from latentflow import derivatives
 from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
 from latentflow.path import LatentPath, check_path
+from latentflow.posterior import FlowPosterior
 from latentflow.potential import NegativeForce, Potential
 from latentflow.precision import in_full_precision, without_autocast
 from latentflow.validate import one_of, require_finite, require_floating
@@ -66,15 +67,20 @@ class HJConstraint(nn.Module):
         label: str = "end",
     ) -> None:
         super().__init__()
+        if isinstance(potential, FlowPosterior):
+            raise TypeError("potential: got FlowPosterior, expected the potential that it follows; pass flow.potential")
         derivatives.require_potential(potential)
         if force is not None and (not isinstance(force, nn.Module) or isinstance(force, Potential)):
             raise TypeError(
                 f"force: got {type(force).__name__}, expected NegativeForce or a module that gives f <= 0; swap them?"
             )
-        if isinstance(potential, Potential) and isinstance(force, NegativeForce) and potential.dim != force.dim:
-            raise ValueError(
-                f"force: got dim {force.dim}, expected {potential.dim} like the potential; make it with this dim"
-            )
+        if isinstance(potential, Potential) and isinstance(force, NegativeForce):
+            got, expected = (force.dim, force.num), (potential.dim, potential.num)
+            if got != expected:
+                raise ValueError(
+                    f"force: got dim={got[0]}, num={got[1]}, expected dim={expected[0]}, num={expected[1]} like the potential; "
+                    "make them alike"
+                )
         for name, price in (("force_penalty", force_penalty), ("initial_weight", initial_weight)):
             if not 0 <= price < math.inf:
                 raise ValueError(

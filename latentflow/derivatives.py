@@ -14,6 +14,8 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from latentflow import logdet
 from latentflow.potential import NegativeForce, Potential
@@ -121,9 +123,19 @@ def require_potential(potential: object) -> None:
 
 
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
-    """K: known of our own potentials, else found by evaluating one latent; a user's module need not say it."""
+    """K: known of our own potentials, else found by evaluating one latent; a user's module need not say it.
+
+    Raises:
+        ValueError: a user's module normalises its batch, or drops out.
+    """
     if has_closed_form(potential):
         return potential.num
+    for module in potential.modules():
+        if module.training and isinstance(module, (_BatchNorm, _DropoutNd)) and getattr(module, "p", 1) > 0:
+            raise ValueError(
+                f"potential: got {type(module).__name__} in training mode, expected rows that do not look at each other and "
+                "the same answer each time; call .eval() on it, or leave it out"
+            )
     with torch.no_grad():
         return _evaluate(potential, *rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
 

@@ -15,7 +15,7 @@ from latentflow.objective import flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import positive_integer, require_floating, require_no_nan
+from latentflow.validate import positive_integer, require_floating, require_no_nan, require_shape
 
 
 def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
@@ -115,14 +115,7 @@ def evidence_bound(
 
     Source: Song et al. 2023, eq. 6.
     """
-    require_floating("log_likelihood", log_likelihood, "sum log p(x_t | z_t) over pixels")
-    if log_likelihood.shape != path.z.shape[:2]:
-        raise ValueError(
-            f"log_likelihood: got shape {tuple(log_likelihood.shape)}, expected {tuple(path.z.shape[:2])}; "
-            "sum over pixels and keep one number for each frame"
-        )
-    require_no_nan("log_likelihood", log_likelihood, "look for exploding latents or a bad decoder")
-    return log_likelihood.sum(1) - flow_kl(path, prior, bound=bound)
+    return _of_frames(log_likelihood, path) - flow_kl(path, prior, bound=bound)
 
 
 @torch.no_grad()
@@ -149,7 +142,7 @@ def importance_weighted_bound(
         samples: S, at least 1.
 
     Raises:
-        TypeError, ValueError: as `FlowPosterior`, or samples is not a positive int.
+        TypeError, ValueError: as `FlowPosterior`, samples is not a positive int, or log_likelihood gives anything but (B, T+1).
 
     Example:
         >>> import torch
@@ -173,8 +166,7 @@ def importance_weighted_bound(
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
-        likelihood = log_likelihood(path.z).sum(1)
-        require_no_nan("log_likelihood", likelihood, "look for exploding latents or a bad decoder", by_sample=True)
+        likelihood = _of_frames(log_likelihood(path.z), path)
         log_weights.append(likelihood + log_prior - log_prob(path.q0, z0))
     return torch.stack(log_weights).logsumexp(0) - math.log(samples)
 
@@ -212,7 +204,18 @@ def gaussian_constant(pixels: int) -> float:
         >>> round(gaussian_constant(3 * 28 * 28), 2)
         -2161.34
     """
+    if pixels < 0:
+        raise ValueError(f"pixels: got {pixels}, expected at least 0; count those of all channels")
     return -0.5 * pixels * math.log(2 * math.pi)
+
+
+def _of_frames(log_likelihood: Tensor, path: LatentPath) -> Tensor:
+    """That of each sequence, (B,), for that of each frame, (B, T+1), or an error."""
+    require_floating("log_likelihood", log_likelihood, "sum log p(x_t | z_t) over pixels")
+    fix = "sum over pixels and keep one number for each frame"
+    require_shape("log_likelihood", log_likelihood, path.z.shape[:2], fix)
+    require_no_nan("log_likelihood", log_likelihood, "look for exploding latents or a bad decoder")
+    return log_likelihood.sum(1)
 
 
 def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:

@@ -47,6 +47,8 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     """
     one_of("bound", bound, ("marginal", "initial"))
     check_path(path)
+    if not callable(getattr(prior, "log_prob", None)):
+        raise TypeError(f"prior: got {type(prior).__name__}, expected a DiffusionPrior; pass it as the second argument")
     if bound == "marginal":
         if path.log_q is None:
             raise ValueError(

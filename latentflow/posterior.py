@@ -107,9 +107,9 @@ class FlowPosterior(nn.Module):
         self,
         q0: Distribution,
         k: int | Tensor | None = None,
+        steps: int | None = None,
         *,
         weights: Tensor | None = None,
-        steps: int,
         generator: torch.Generator | None = None,
     ) -> LatentPath:
         """Sample z_0 and follow it for `steps` steps.

@@ -57,6 +57,8 @@ def checked_options(
     solver: str, substeps: int, given: dict[str, Any], log_det: str | None, label: str
 ) -> dict[str, Any]:
     """The keyword arguments of `torchdiffeq.odeint`, none for Euler; an error where a flow's settings do not go together."""
+    if not isinstance(solver, str):
+        raise TypeError(f"solver: got {solver!r}, expected 'euler' or the name of a torchdiffeq method; pass a string")
     if solver == "euler":
         if given:
             raise ValueError(f"solver_options: got {given} with solver='euler', expected none; set substeps instead")
@@ -139,7 +141,9 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
     refined = start.detach()
     with torch.no_grad():
         tolerance = _tolerance(z.dtype)
-        if method in ADAPTIVE:  # which repeat themselves only to within their tolerances, and that of their interpolation
+        if (
+            method in ADAPTIVE
+        ):  # which repeat themselves only to within their tolerances, and that of their interpolation
             asked = _with_tolerances(options, z.dtype)
             tolerance = max(tolerance, 10 * asked["rtol"], 10 * asked["atol"], 1e-9)
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends

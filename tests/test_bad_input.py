@@ -15,6 +15,7 @@ from latentflow import (
     NegativeForce,
     Potential,
     flow_kl,
+    metrics,
 )
 from tests.problems import Wave, gaussian, make_potential, rand, randn
 
@@ -273,12 +274,37 @@ MISTAKES = {
         "path.weights: got 2 .* expected 3",
     ),
     "force of another K": (
-        lambda: HJConstraint(P, NegativeForce(3, 3, dtype=torch.float64))(PATH),
+        lambda: HJConstraint(P, NegativeForce(3, 3, dtype=torch.float64)),
+        ValueError,
+        "force: got dim=3, num=3, expected dim=3, num=2 like the potential",
+    ),
+    "a flow for its potential": (
+        lambda: HJConstraint(FLOW),
+        TypeError,
+        "potential: got FlowPosterior, expected the potential that it follows; pass flow.potential",
+    ),
+    "no prior": (lambda: flow_kl(PATH, None), TypeError, "prior: got NoneType, expected a DiffusionPrior"),
+    "no solver": (lambda: FlowPosterior(P, solver=None), TypeError, "solver: got None, expected 'euler' or the name"),
+    "steps of an adaptive solver": (
+        lambda: FlowPosterior(P, solver="dopri5", substeps=3),
+        ValueError,
+        "substeps: got 3 with solver='dopri5', expected 1",
+    ),
+    "flow without steps": (lambda: FLOW(Q, 0), TypeError, "steps: got None"),
+    "what a selector returns, not unpacked": (
+        acting(weights=(rand(4, 2), rand(4, 2))),
+        TypeError,
+        "weights: got tuple, expected a floating tensor; unpack what a selector returns",
+    ),
+    "weights of one sample": (acting(weights=rand(2)), ValueError, "weights: got shape (2,), .* weights.expand(4, -1)"),
+    "less than no pixels": (lambda: metrics.gaussian_constant(-3), ValueError, "pixels: got -3, expected at least 0"),
+    "force of another K than a user's potential": (
+        lambda: HJConstraint(Wave(3, 2).double(), NegativeForce(3, 3, dtype=torch.float64))(PATH),
         ValueError,
         "force(z, t): got shape (4, 2, 3), expected (4, 2, 2)",
     ),
     "force of another K in the residual": (
-        lambda: HJConstraint(P, NegativeForce(3, 1, dtype=torch.float64)).residual(Z, 1.0),
+        lambda: HJConstraint(Wave(3, 2).double(), NegativeForce(3, 1, dtype=torch.float64)).residual(Z, 1.0),
         ValueError,
         "force(z, t): got shape (4, 1), expected (4, 2)",
     ),

@@ -116,6 +116,16 @@ def test_evidence_bound_refuses_likelihoods_that_are_not_one_number_for_each_fra
         metrics.evidence_bound(3, path, prior)
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2,), (), (1, 3), (2, 1), (2, 3, 4)])
+def test_importance_weighting_refuses_likelihoods_that_are_not_one_number_for_each_frame(shape):
+    with pytest.raises(
+        ValueError, match=r"log_likelihood: got shape .*expected \(2, 3\); sum over pixels and keep one"
+    ):
+        metrics.importance_weighted_bound(
+            lambda z: z.new_zeros(shape), make_potential(3), gaussian(2, 3), 0, steps=2, samples=2
+        )
+
+
 def test_importance_weighting_needs_samples():
     for samples, error in ((0, ValueError), (2.5, TypeError)):
         with pytest.raises(error, match=r"samples: got .*expected"):

@@ -30,7 +30,7 @@ def test_the_wrong_object_is_named(mistake):
 
 
 def test_forces_live_where_their_potentials_do():
-    with pytest.raises(ValueError, match="force: got dim 5, expected 3"):
+    with pytest.raises(ValueError, match="force: got dim=5, num=2, expected dim=3, num=2"):
         HJConstraint(POTENTIAL, NegativeForce(5, 2))
 
 
@@ -53,3 +53,23 @@ def test_finite_latents_whose_sum_overflows_are_no_mistake():
     huge = torch.full((4, 3), 3e38)
     z, _ = FlowPosterior(POTENTIAL, None).transport(huge, 0, 1)
     assert z.isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.1)])
+def test_potentials_that_are_no_functions_of_one_latent_are_refused_until_they_are(layer):
+    class Layered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, z, t):
+            return self.layer(z).square().sum(-1, keepdim=True)
+
+    potential, z0 = Layered(), torch.randn(4, 3)
+    for ask in (lambda: FlowPosterior(potential).transport(z0, 0, 2), lambda: FlowPosterior(potential)(Q0, 0, 2)):
+        with pytest.raises(
+            ValueError, match=rf"got {type(layer).__name__} in training mode, expected .*call .eval\(\)"
+        ):
+            ask()
+    layer.eval()
+    FlowPosterior(potential).transport(z0, 0, 2)
