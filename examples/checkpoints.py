@@ -40,7 +40,7 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
             )
         return
     if not noted.is_file() or last(out) is None:
-        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew with --overwrite")
+        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew, without --resume")
     before, now = read(noted), _as_noted(settings)
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
     if changed:

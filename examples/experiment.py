@@ -99,6 +99,7 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     seconds = train.train(fabric, model, data.draw, settings)
     if not fabric.is_global_zero:
         return
+    print(f"evaluating on {len(data.held_out)} held-out sequences of each kind", flush=True)
     results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some)
     index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
     found = rows(model, data.held_out, data.truth, data.steps, index, each=6)

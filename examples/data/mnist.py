@@ -104,5 +104,5 @@ def _download(folder: Path, name: str) -> Path:
         failures.append(f"{url}: md5 {found}")
     raise DataError(
         f"MNIST: got {'; '.join(failures)}, expected {name}.gz with md5 {HASHES[name]} unpacked; "
-        f"put the file into {folder} by hand, or use --data digits"
+        f"put the file into {folder} by hand, or set LATENTFLOW_DATA; --data digits needs no download"
     )
