@@ -31,7 +31,7 @@ def _in(file: str, *tests: str):
 
 
 _closed_form = _in("latentflow/closed_form.py", "derivatives", "logdet")
-_derivatives = _in("latentflow/derivatives.py", "derivatives", "acting", "posterior")
+_derivatives = _in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
 _potential = _in("latentflow/potential.py", "potential", "derivatives")
 _solvers = _in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = _in("latentflow/solvers.py", "inverse")
@@ -65,6 +65,8 @@ _logdet = _in("latentflow/logdet.py", "logdet")
 _curvature = _in("latentflow/curvature.py", "logdet", "rollout")
 _objective = _in("latentflow/objective.py", "objective", "density")
 _initial = _in("latentflow/initial.py", "posterior")
+_forward_mode = _in("latentflow/forward_mode.py", "logdet")
+_states = _in("latentflow/states.py", "rollout")
 _acting = _in("latentflow/acting.py", "acting", "inverse", "solvers")
 
 ERRORS = (
@@ -358,6 +360,37 @@ ERRORS = (
         "the price on the force is paid but not learned from",
         "by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)",
         "by_square = by_left",
+    ),
+    _closed_form(
+        "second derivatives of a log-determinant are those of a fixed basis",
+        "if reduced and torch.is_grad_enabled() and not torch.compiler.is_compiling():",
+        "if False:",
+    ),
+    _closed_form(
+        "inside of torch.func a basis is taken to be fixed",
+        "reduced = smaller and not transformed()",
+        "reduced = smaller",
+    ),
+    _curvature(
+        "many gradients at once are written to where one is",
+        "unrecorded() and not more_is_asked((grad[..., 0],))",
+        "unrecorded()",
+    ),
+    _forward_mode(
+        "forward mode is not seen", "not torch.compiler.is_compiling() and forward_ad._current_level >= 0", "False"
+    ),
+    _states("what was written to is taken for what it was", "0 if x.is_inference() else x._version", "0"),
+    _states("parameters that learn again are taken for those that did not", "x.requires_grad,", "True,"),
+    _states("other numbers in the same parameter are not noticed", "x.data_ptr() if not wrapped", "0 if not wrapped"),
+    _derivatives(
+        "a force is taken for ours whatever its hooks say",
+        "isinstance(force, NegativeForce) and _is_bare(force, NegativeForce)",
+        "isinstance(force, NegativeForce)",
+    ),
+    _metrics(
+        "a frame that is forgotten is not missed",
+        "likelihood = _of_frames(log_likelihood(path.z), path)",
+        "likelihood = log_likelihood(path.z).sum(1)",
     ),
     _rollout(
         "a path is taken for what it was before it was written to",
