@@ -537,7 +537,11 @@ ERRORS = (
     ),
     _metrics("T-1 steps in the error", "(target - decoded)[:, 1:]", "(target - decoded)[:, 1:-1]"),
     _metrics("mean for sum over the pixels", ".abs().flatten(1).sum(1)", ".abs().flatten(2).mean(2).sum(1)"),
-    _metrics("sign of the KL in the bound", "log_likelihood.sum(1) - flow_kl", "log_likelihood.sum(1) + flow_kl"),
+    _metrics(
+        "sign of the KL in the bound",
+        "of_frames(log_likelihood, path) - flow_kl",
+        "of_frames(log_likelihood, path) + flow_kl",
+    ),
     _metrics(
         "the mean of the samples' bounds, not their logarithmic sum", ".logsumexp(0) - math.log(samples)", ".mean(0)"
     ),
