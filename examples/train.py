@@ -72,7 +72,7 @@ class Run:
     precision: Literal["float32", "bf16"] = "float32"
     """of encoder, decoder and classifier; the flow is always in float32"""
     compile: bool = False
-    """compile the flow and its terms of the loss; needs a C++ compiler, or Triton on an accelerator, and a minute or more at the start"""
+    """compile the flow and its terms of the loss; needs a C++ compiler, or Triton on an accelerator, and minutes"""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to train and to evaluate"""
     devices: int = 1

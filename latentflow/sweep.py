@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory
+from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory, trajectory_adjoint
 from latentflow.closed_form import Matrices, Networks
 from latentflow.layout import Layout
 from latentflow.precision import apart_from_autocast
@@ -21,7 +21,8 @@ from latentflow.product import add_product
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
-from latentflow.trajectory import Trajectory, Wanted
+from latentflow.trajectory import Trajectory
+from latentflow.trajectory_adjoint import Wanted
 from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
 
 
@@ -245,7 +246,7 @@ def _adjoint(
         by_squared,
         by_matrices,
     )
-    given = trajectory.adjoint(
+    given = trajectory_adjoint.adjoint(
         networks, found.matrices.weighted, rows, found.tau, weights, substeps, found.trajectory, wanted, weights_too
     )
     by_weights = given.weights

@@ -54,7 +54,8 @@ _precision = _in("latentflow/precision.py", "written_out", "example_train")
 _traced = _in("latentflow/written_out.py", "layout")
 _product = _in("latentflow/product.py", "written_out", "rollout")
 _trajectory = _in("latentflow/trajectory.py", "written_out", "rollout")
-_compiled = _in("latentflow/trajectory.py", "compile")
+_trajectory_adjoint = _in("latentflow/trajectory_adjoint.py", "written_out", "rollout")
+_compiled = _in("latentflow/trajectory_adjoint.py", "compile")
 _validate = _in("latentflow/validate.py", "derivatives")
 _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
@@ -402,23 +403,23 @@ ERRORS = (
         "return self.state == states(",
         "return True or self.state == states(",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "the adjoint forgets what later steps say",
         "y = torch.addcmul(y, add_product(",
         "y = torch.addcmul(torch.zeros_like(y), add_product(",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "half of the gradient of A Aᵀ is missing",
         ".add_(coupling.to_latents(by_moved[:, size:]))",
         ".add_(0)",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "time 0 hears what the first step says of its gradient",
         "torch.cat((by.squared_at_0, by.squared), 1)",
         "torch.cat((by.squared[:, :size], by.squared), 1)",
     ),
-    _trajectory("of few rows the second layer hears nothing of the time", "at_times(first, tau))", "first)"),
-    _trajectory(
+    _trajectory_adjoint("of few rows the second layer hears nothing of the time", "at_times(first, tau))", "first)"),
+    _trajectory_adjoint(
         "later latents of the path send nothing back",
         "block.add_(later)",
         "pass",
@@ -428,14 +429,14 @@ ERRORS = (
         "return functools.reduce(torch.add, x.unbind(2))",
         "return functools.reduce(torch.add, x.unbind(2)[-2:])",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "the first tanh hears nothing of time 0 through the second",
         " + at_second(0, through_q_0, at_2_0)",
         "",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "the first tanh hears nothing of time 0 directly",
-        "y = torch.addcmul(y, by_p_0, here[0][1], value=-2)",
+        "y = torch.addcmul(y, by_p_0, known[0].bend_1, value=-2)",
         "pass",
     ),
     _trajectory(
@@ -448,7 +449,7 @@ ERRORS = (
         "return starts.sum(1) + end,",
         "return starts.sum(1),",
     ),
-    _trajectory(
+    _trajectory_adjoint(
         "where the force pulls sends nothing back",
         "if by_starts is not None:",
         "if False:",
