@@ -41,7 +41,7 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
         return
     if not noted.is_file() or last(out) is None:
         raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew, without --resume")
-    before, now = read(noted), _as_noted(settings)
+    before, now = read(noted), as_noted(settings)
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
     if changed:
         raise ValueError(
@@ -159,6 +159,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _as_noted(settings: dict[str, Any]) -> dict[str, Any]:
+def as_noted(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from a file."""
     noted: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return noted

@@ -56,5 +56,5 @@ def superpose(model: FlowVAE, images: Tensor, first: int, second: int, steps: in
 
 
 def _errors(model: FlowVAE, z: Tensor, x: Tensor) -> dict[str, float]:
-    error = equivariance_error(model.decode(z).sigmoid(), x).mean().item()
+    error = equivariance_error(model.images(z), x).mean().item()
     return {"error": error, "identity": identity_error(x).mean().item()}

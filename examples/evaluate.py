@@ -91,12 +91,12 @@ def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dic
     what, steps, q0 = acting(model, x, k), x.shape[1] - 1, model.posterior(x[:, 0])
     z, _ = model.flow.transport(q0.mean, steps=steps, **what)
     encoded = model.posterior(x.flatten(0, 1)).mean
-    by_itself = model.decode(encoded[:, None]).sigmoid().view_as(x)
+    by_itself = model.images(encoded[:, None]).view_as(x)
     absolute, relative = latent_equivariance_error(z, encoded.view_as(z))
     path: LatentPath = exact(model.flow)(q0, steps=steps, generator=generator, **what)
     assert path.folds is not None
     return {
-        "error": equivariance_error(model.decode(z).sigmoid(), x).mean().item(),
+        "error": equivariance_error(model.images(z), x).mean().item(),
         "identity": identity_error(x).mean().item(),
         "autoencoded": equivariance_error(by_itself, x).mean().item(),
         "latent_error": absolute.mean().item(),
@@ -120,7 +120,7 @@ def extrapolation(model: FlowVAE, bases: Tensor, truth: Transformations, steps: 
         )
         later = torch.cat((z[:, :1], z[:, steps + 1 :]), 1), torch.cat((x[:, :1], x[:, steps + 1 :]), 1)
         results[name] = {
-            "error": equivariance_error(model.decode(later[0]).sigmoid(), later[1]).mean().item(),
+            "error": equivariance_error(model.images(later[0]), later[1]).mean().item(),
             "identity": identity_error(later[1]).mean().item(),
         }
     return results
@@ -157,7 +157,7 @@ def _bounds(
         path = flow(q0, steps=steps, generator=generator, **what)
 
         def log_likelihood(z: Tensor, x: Tensor = x) -> Tensor:
-            return gaussian_log_likelihood(model.decode(z).sigmoid(), x)
+            return gaussian_log_likelihood(model.images(z), x)
 
         for bound in ("marginal", "initial"):
             totals[bound] += evidence_bound(log_likelihood(path.z), path, model.prior, bound=bound).mean().item()

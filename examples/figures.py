@@ -53,7 +53,7 @@ def rows(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, inde
 
 
 def _decoded(model: FlowVAE, z: Tensor) -> Tensor:
-    return model.decode(z).sigmoid()
+    return model.images(z)
 
 
 def _wrapped(name: str) -> str:

@@ -200,6 +200,10 @@ class FlowVAE(nn.Module):
         logits = self.decoder(z.flatten(0, 1)).to(z.dtype)
         return logits.view(*z.shape[:2], *logits.shape[1:])
 
+    def images(self, z: Tensor) -> Tensor:
+        """The same as images in [0, 1]."""
+        return self.decode(z).sigmoid()
+
     def select(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One-hot weights (B, K) and logits (B, K), inferred from the whole sequence."""
         assert self.selector is not None

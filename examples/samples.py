@@ -87,7 +87,7 @@ def measured(model: models.FlowVAE, found: dict[str, Tensor], seed: int) -> tupl
         x = frames[None]
         errors[name] = single(model, x, k, generator) | {"movement": movement(frames).item()}
         z, _ = model.flow.transport(model.posterior(x[:, 0]).mean, k, steps=len(frames) - 1)
-        rows.append(Row(name.replace(", ", ",\n"), x.cpu(), model.decode(z).sigmoid().cpu()))
+        rows.append(Row(name.replace(", ", ",\n"), x.cpu(), model.images(z).cpu()))
     return errors, rows
 
 

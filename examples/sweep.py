@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -71,18 +70,13 @@ def _results(settings: mnist.Settings, name: str) -> dict[str, Any]:
     """Of a run that is done, or is done now, from where it was stopped."""
     out = settings.out / name.replace(" ", "-") / str(settings.seed)
     settings = dataclasses.replace(settings, out=out)
-    written = out / "results.json"
-    if written.exists() and _same(checkpoints.read(written)["settings"], settings.noted()):
+    written, noted = out / "results.json", checkpoints.as_noted(settings.noted())
+    if written.exists() and checkpoints.read(written)["settings"] == noted:
         return checkpoints.read(written)
     print(f"{name}, seed {settings.seed}", flush=True)
-    noted = out / "settings.json"
-    goes_on = checkpoints.last(out) is not None and _same(checkpoints.read(noted), settings.noted())
+    goes_on = checkpoints.last(out) is not None and checkpoints.read(out / "settings.json") == noted
     mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=not goes_on))
     return checkpoints.read(written)
-
-
-def _same(noted: dict[str, Any], settings: dict[str, Any]) -> bool:
-    return noted == json.loads(json.dumps(settings, default=str))
 
 
 def _summary(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

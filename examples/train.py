@@ -10,14 +10,12 @@ gradients whether its shares are taken by several processes or one after another
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from models import FlowVAE
 from progress import READ_EVERY, Progress
+from stopping import asked, disband, leave, signals
 from torch import Tensor, nn
 
 from latentflow import validate_values
@@ -37,8 +36,6 @@ from latentflow import validate_values
 # Muon trains matrices with both sides at least HIDDEN and at most LARGEST numbers: its update of larger ones takes more time
 # than it saves.
 HIDDEN, LARGEST = 128, 2**20
-# Seconds for the threads that exchange gradients to finish what takes them microseconds.
-GRACE = 1.0
 # What torch.compile calls on a CPU.
 COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
@@ -173,7 +170,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
         run.out, first, run.steps, lambda x: fabric.all_reduce(x, reduce_op="mean"), fabric.is_global_zero
     )
     # On the CPU a look at values costs nothing and names what went wrong; elsewhere each would wait for the device.
-    with progress, _signals() as received, validate_values(fabric.device.type == "cpu"):
+    with progress, signals() as received, validate_values(fabric.device.type == "cpu"):
         for step in range(first, run.steps):
             if model.selector is not None:
                 model.selector.anneal(step)
@@ -182,7 +179,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
                 schedule.step()
             progress(step + 1, terms)
             last = step + 1 == run.steps
-            stop = _any(fabric, received, last or (step + 1) % READ_EVERY == 0)
+            stop = asked(fabric, received, last or (step + 1) % READ_EVERY == 0)
             if stop or last or (step + 1) % run.save_every == 0:
                 progress.read()  # so that no checkpoint is made of a loss that is not finite
                 if fabric.is_global_zero:
@@ -190,8 +187,8 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
                     saved = {name: part.state_dict() for name, part in parts.items()}
                     checkpoints.save(run.out, step + 1, model, saved | spent)
             if stop:
-                _leave(fabric, received, step + 1)
-    _disband()
+                leave(fabric, received, step + 1)
+    disband()
     return time.monotonic() - began
 
 
@@ -263,49 +260,3 @@ def _schedule(optimiser: torch.optim.Optimizer, run: Run) -> torch.optim.lr_sche
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser, optimiser.param_groups[0]["lr"], total_steps=run.steps, pct_start=0.101
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """What asked for a stop, SIGTERM or Ctrl-C, to be heeded between two steps; a second one acts at once."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _any(fabric: Fabric, received: list[int], ask: bool) -> bool:
-    """Has any process been asked to stop? Asking the others makes all wait, so several processes do it now and then."""
-    if fabric.world_size > 1 and not ask:
-        return False
-    return fabric.strategy.reduce_boolean_decision(bool(received), all=False)
-
-
-def _leave(fabric: Fabric, received: list[int], step: int) -> None:
-    """End this process, all of them once the first has saved; a failure of any other would have the first killed."""
-    fabric.barrier()
-    fabric.print(f"stopped after step {step}, which is saved; go on with --resume")
-    _disband()
-    sys.exit(128 + (received[-1] if received else signal.SIGTERM) if fabric.is_global_zero else 0)
-
-
-def _disband() -> None:
-    """The processes go on by themselves.
-
-    A thread of gloo's may not yet have let go of the tensors of the last exchange, for which it needs the interpreter, while
-    whoever ends the group waits for the thread and keeps the interpreter: each would wait for the other, or the interpreter
-    end before the thread and abort. So the thread is given time.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        time.sleep(GRACE)
-        torch.distributed.destroy_process_group()
