@@ -238,18 +238,9 @@ class FlowPosterior(nn.Module):
             return log_prob(q0, z0) - log_det.sum(1)
 
     def _roll_out(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
+        """Follow an ODE, or Euler's substeps, the last of each step being what the path keeps."""
         if self.solver != "euler":
-            of_volume = rate(self.potential, log_det, what, z0, generator)
-            z, value = solvers.integrate(
-                self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options
-            )
-            require_finite_path(z, 1)
-            if value is not None:
-                require_finite_log_det(value, 1)
-            # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
-            sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
-            folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
-            return _Rolled(z, value, folds, None)
+            return self._integrate(z0, what, log_det, generator)
         on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
         rollout, estimated = None, log_det == "hutchinson"
         if has_closed_form(self.potential):
@@ -269,6 +260,17 @@ class FlowPosterior(nn.Module):
             per_step = (-1, what.steps, self.substeps)
             value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
         return _Rolled(z, value, folds, rollout if on_grid else None)
+
+    def _integrate(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
+        of_volume = rate(self.potential, log_det, what, z0, generator)
+        z, value = solvers.integrate(self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options)
+        require_finite_path(z, 1)
+        if value is not None:
+            require_finite_log_det(value, 1)
+        # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
+        sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
+        folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
+        return _Rolled(z, value, folds, None)
 
     def _log_det(
         self,
