@@ -37,8 +37,12 @@ class Acting:
         return Acting.noted, (self.weights, self.label, self.times, self.constant, self.readable)
 
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
-        """Whether this is what acts with these weights at these times, and nobody has written to it since."""
-        return self.weights is weights and self.times is times and self.state == states(weights, self.label, times)
+        """Whether this is what acts with these weights at these times, and nobody has written to it since.
+
+        Where either was asked inside of a compiled graph, nobody could tell.
+        """
+        now = states(weights, self.label, times)
+        return self.weights is weights and self.times is times and (not now or not self.state or self.state == now)
 
     @property
     def steps(self) -> int:

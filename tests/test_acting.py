@@ -1,5 +1,8 @@
 """What acts: an int, labels and one-hot weights say the same; switching and superposing are what they are defined to be."""
 
+import dataclasses
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -142,3 +145,18 @@ def test_gradients_reach_the_weights():
 def test_int_is_a_shortcut_for_users_modules_too(num):
     flow, z0 = FlowPosterior(Wave(3, num).double()), randn(4, 3)
     close(flow.transport(z0, num - 1, 2)[0], flow.transport(z0, torch.full((4,), num - 1), 2)[0])
+
+
+def test_what_acts_is_known_by_its_tensors_and_by_what_was_written_to_them():
+    path = FlowPosterior(make_potential(3, 2))(gaussian(4, 3), torch.tensor([0, 1, 1, 0]), steps=2)
+    acts, its_own = path.acting, (path.weights, path.times)
+    assert acts.is_of(*its_own)
+    copied, copies = pickle.loads(pickle.dumps((acts, its_own)))
+    assert copied.is_of(*copies)
+    assert not copied.is_of(*its_own)
+    assert not acts.is_of(path.weights.clone(), path.times)
+    assert not acts.is_of(path.weights, path.times.clone())
+    noted_by_a_compiler = dataclasses.replace(acts, state=())
+    path.times.add_(1)
+    assert not acts.is_of(*its_own)
+    assert noted_by_a_compiler.is_of(*its_own), "it can tell tensors apart, and nothing else"
