@@ -40,7 +40,8 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
             )
         return
     if not noted.is_file() or last(out) is None:
-        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew, without --resume")
+        fix = "with --overwrite" if noted.is_file() else "without --resume"
+        raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew {fix}")
     before, now = read(noted), as_noted(settings)
     changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
     if changed:

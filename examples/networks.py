@@ -1,8 +1,7 @@
 """Encoders and decoders of images: small ones, those of scenes, and those of the paper.
 
 All are convolutional, know nothing of flows, and take images of any side that 4 divides, those of scenes 8, deep ones 16.
-Decoders give logits: the sigmoid
-belongs to the loss, where it costs nothing.
+Decoders give logits: the sigmoid belongs to the loss, where it costs nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latentflow.derivatives import number_of_potentials
 from latentflow.states import State, states
-from latentflow.validate import index, positive_integer, read, require
+from latentflow.validate import index, labels_in_range, positive_integer, require
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def acting(
         row = z.new_zeros(num)
         row[label] = 1
         return Acting.noted(row.expand(z.shape[0], steps, num), label, times)
-    readable = _in_range(label, num)
+    readable = labels_in_range("k", label, num)
     if not readable:
         label = label.clamp(0, num - 1)  # taken on trust, not to crash
     one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
@@ -104,17 +104,6 @@ def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
             "give each sample one label, or one for each step; one-hot rows go to weights=k.float()"
         )
     return k.to(device=z.device, dtype=torch.int64)
-
-
-def _in_range(labels: Tensor, num: int) -> bool:
-    """Raise unless labels are in range; False where values may not be read."""
-    found = read(labels, lambda x: [end.item() for end in x.aminmax()] if x.numel() > 0 else [0, 0])
-    if found is None:
-        return False
-    low, high = found
-    if low < 0 or high >= num:
-        raise ValueError(f"k: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}")
-    return True
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

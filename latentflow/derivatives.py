@@ -131,10 +131,12 @@ def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
     if has_closed_form(potential):
         return potential.num
     for module in potential.modules():
-        if module.training and isinstance(module, (_BatchNorm, _DropoutNd)) and getattr(module, "p", 1) > 0:
+        normalises = isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        if normalises or (isinstance(module, _DropoutNd) and module.training and module.p > 0):
+            state = "in training mode" if module.training else "without running statistics"
             raise ValueError(
-                f"potential: got {type(module).__name__} in training mode, expected rows that do not look at each other and "
-                "the same answer each time; call .eval() on it, or leave it out"
+                f"potential: got {type(module).__name__} {state}, expected rows that do not look at each other and the same "
+                "answer each time; call .eval() on it, or leave it out"
             )
     with torch.no_grad():
         return _evaluate(potential, *rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]

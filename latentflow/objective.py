@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from latentflow.compiler import one_operation
 from latentflow.initial import gaussian
@@ -47,7 +54,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     """
     one_of("bound", bound, ("marginal", "initial"))
     check_path(path)
-    if not callable(getattr(prior, "log_prob", None)):
+    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, Distribution):
         raise TypeError(f"prior: got {type(prior).__name__}, expected a DiffusionPrior; pass it as the second argument")
     if bound == "marginal":
         if path.log_q is None:

@@ -47,7 +47,7 @@ class FlowPosterior(nn.Module):
     Args:
         potential: `Potential`, or any module with ``forward(z, t) -> (..., K)``; t comes as a tensor with z's leading shape.
             Rows of z must not interact, and the same (z, t) must give the same answer: no batch normalisation or dropout
-            in training mode.
+            in training mode, nor in any submodule.
         log_det: "exact" (and folds are reported); "hutchinson", the second-order expansion
             :math:`\mathrm{tr}\,H - \frac12 \mathrm{tr}\,H^2` by one Rademacher probe; "laplacian",
             :math:`\log\lvert 1 + \mathrm{tr}\,H\rvert`, eq. 10 as printed; None, no densities.
@@ -58,7 +58,8 @@ class FlowPosterior(nn.Module):
         label: "end" evaluates Euler's step t at time t, as the paper; "start" at t - 1, which moves solutions of the
             Hamilton-Jacobi equation exactly, but contradicts the initial term of `HJConstraint`.
         memory: bytes for the Hessians of the exact log-determinants of a `Potential`, which are then made some at a time, and
-            once more for their gradients; None makes all at once.
+            once more for their gradients; None makes all at once. Not kept by second derivatives of networks narrower than the
+            latent, which are those of full Hessians.
 
     Example:
         >>> import torch

@@ -141,9 +141,8 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
     refined = start.detach()
     with torch.no_grad():
         tolerance = _tolerance(z.dtype)
-        if (
-            method in ADAPTIVE
-        ):  # which repeat themselves only to within their tolerances, and that of their interpolation
+        if method in ADAPTIVE:
+            # They repeat themselves only to within their tolerances, and that of their interpolation.
             asked = _with_tolerances(options, z.dtype)
             tolerance = max(tolerance, 10 * asked["rtol"], 10 * asked["atol"], 1e-9)
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends

@@ -128,30 +128,44 @@ def index(k: int, num: int) -> int:
     return k
 
 
-def active_rows(active: int | Tensor, lead: Sequence[int], num: int) -> int | Tensor:
+def labels_in_range(name: str, labels: Tensor, num: int) -> bool:
+    """Raise unless labels are among 0, ..., num - 1; False where values may not be read."""
+    found = read(labels, lambda x: [end.item() for end in x.aminmax()] if x.numel() > 0 else [0, 0])
+    if found is None:
+        return False
+    low, high = found
+    if low < 0 or high >= num:
+        raise ValueError(
+            f"{name}: got labels from {low} to {high}, expected 0, ..., {num - 1}; the potential has num={num}"
+        )
+    return True
+
+
+def active_rows(active: object, lead: Sequence[int], num: int) -> int | Tensor:
     """What acts on latents of shape `lead`, N in all: an index as it is, labels as (N,), weights as (N, K).
 
-    Labels and weights may broadcast to the latents. Raises where they do not, or are out of range.
+    Labels and weights may broadcast to the latents. Raises where they do not; and where labels are out of range, on the CPU
+    and while values are checked.
     """
-    if not isinstance(active, Tensor):
-        return index(active, num)
-    if active.dtype == torch.bool:
-        raise TypeError("active: got a tensor of torch.bool, expected labels or weights; use .long() or .float()")
+    if isinstance(active, SupportsIndex) and not isinstance(active, (bool, Tensor)):
+        return index(operator.index(active), num)
+    if not isinstance(active, Tensor) or active.dtype == torch.bool or active.is_complex():
+        got = f"a tensor of {active.dtype}" if isinstance(active, Tensor) else f"{active!r} ({type(active).__name__})"
+        raise TypeError(f"active: got {got}, expected an index, labels or weights; use .long() or .float() of a tensor")
     weighted = active.is_floating_point()
     shape = (*lead, num) if weighted else tuple(lead)
-    if not broadcasts(active.shape, shape) or (weighted and active.shape[-1] != num):
-        kind, fix = ("weights", "a weight for each potential") if weighted else ("labels", "one label")
-        raise ValueError(f"active: got {kind} of shape {tuple(active.shape)}, expected {shape}; give each latent {fix}")
-    if not weighted and active.device.type == "cpu":  # elsewhere to look would wait for the device
-        require(
-            (active >= 0) & (active < num),
-            lambda: (
-                f"active: got labels from {int(active.min())} to {int(active.max())}, expected 0, ..., {num - 1}; "
-                f"the potential has num={num}"
-            ),
-        )
-    rows = active if active.shape == shape else active.expand(shape)
-    return rows.reshape(-1, num) if weighted else rows.reshape(-1)
+    if active.shape != shape:
+        if not broadcasts(active.shape, shape) or (weighted and active.shape[-1:] != (num,)):
+            kind, fix = ("weights", "a weight for each potential") if weighted else ("labels", "one label")
+            raise ValueError(
+                f"active: got {kind} of shape {tuple(active.shape)}, expected {shape}; give each latent {fix}"
+            )
+        active = active.expand(shape)
+    if weighted:
+        return active.reshape(-1, num)
+    if active.device.type == "cpu":  # elsewhere to look would wait for the device
+        labels_in_range("active", active, num)
+    return active.reshape(-1).long()
 
 
 def positive_integer(name: str, value: object, fix: str = "pass a whole number of at least 1") -> int:

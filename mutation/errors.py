@@ -143,8 +143,8 @@ ERRORS = (
     ),
     _validate(
         "labels out of range are taken for others",
-        "(active >= 0) & (active < num)",
-        "active < num",
+        "if low < 0 or high >= num:",
+        "if high > num:",
     ),
     _validate(
         "weights of as many numbers are taken for those of other latents",

@@ -283,6 +283,11 @@ MISTAKES = {
         TypeError,
         "potential: got FlowPosterior, expected the potential that it follows; pass flow.potential",
     ),
+    "a distribution for a prior": (
+        lambda: flow_kl(PATH, Q),
+        TypeError,
+        "prior: got Independent, expected a DiffusionPrior",
+    ),
     "no prior": (lambda: flow_kl(PATH, None), TypeError, "prior: got NoneType, expected a DiffusionPrior"),
     "no solver": (lambda: FlowPosterior(P, solver=None), TypeError, "solver: got None, expected 'euler' or the name"),
     "steps of an adaptive solver": (

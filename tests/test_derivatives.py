@@ -210,6 +210,7 @@ def test_users_shape_mistakes_are_named(what):
         (torch.zeros(2, 4, 1), r"active: got weights of shape \(2, 4, 1\), expected \(2, 4, 3\)"),
         (torch.zeros(4, 2, dtype=torch.int64), r"active: got labels of shape \(4, 2\), expected \(2, 4\)"),
         (torch.tensor([0, 1, 7, 0]), r"active: got labels from 0 to 7, expected 0, ..., 2; the potential has num=3"),
+        (torch.tensor(1.0), r"active: got weights of shape \(\), expected \(2, 4, 3\)"),
         (torch.tensor(-1), "active: got labels from -1 to -1, expected 0, ..., 2"),
         (3, "k: got 3, expected 0, ..., 2"),
     ],
@@ -224,7 +225,12 @@ def test_what_cannot_act_is_an_error_whatever_is_asked(closed, active, message):
     for derivative, others in asked.items():
         with pytest.raises(ValueError, match=message):
             derivative(potential, z, 1.0, active, *others)
-    with pytest.raises(TypeError, match=r"active: got a tensor of torch\.bool, expected labels or weights; use \.long"):
+    for nothing, message in ((None, "None"), ([0], r"\[0\]"), (1.0, "1.0"), (True, "True"), (1j * z, "a tensor of")):
+        with pytest.raises(TypeError, match=f"active: got {message}.* expected an index, labels or weights"):
+            derivatives.gradient(potential, z, 1.0, nothing)
+    with pytest.raises(
+        TypeError, match=r"active: got a tensor of torch\.bool, expected an index, labels or weights; use \.long"
+    ):
         derivatives.gradient(potential, z, 1.0, torch.ones(2, 4, dtype=torch.bool))
 
 
@@ -244,6 +250,8 @@ def test_a_direction_for_each_latent_or_none(closed):
         (torch.tensor([0.5, 2.0, 0.0]), torch.tensor([0.5, 2.0, 0.0]).expand(2, 4, 3)),
         (torch.tensor(2), torch.full((2, 4), 2)),
         (torch.tensor([2, 0, 1, 1]), torch.tensor([2, 0, 1, 1]).expand(2, 4)),
+        (torch.tensor([2, 0, 1, 1], dtype=torch.uint8), torch.tensor([2, 0, 1, 1]).expand(2, 4)),
+        (torch.tensor([[2], [1]], dtype=torch.int32), torch.tensor([[2], [1]]).expand(2, 4)),
     ],
 )
 def test_one_choice_may_stand_for_many_latents(closed, active, each):

@@ -73,3 +73,16 @@ def test_potentials_that_are_no_functions_of_one_latent_are_refused_until_they_a
             ask()
     layer.eval()
     FlowPosterior(potential).transport(z0, 0, 2)
+
+
+def test_batches_normalised_by_themselves_are_refused_for_good():
+    class Layered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.BatchNorm1d(3, track_running_stats=False)
+
+        def forward(self, z, t):
+            return self.layer(z).square().sum(-1, keepdim=True)
+
+    with pytest.raises(ValueError, match="got BatchNorm1d without running statistics, expected"):
+        FlowPosterior(Layered().eval()).transport(torch.randn(4, 3), 0, 2)

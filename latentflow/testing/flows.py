@@ -17,13 +17,12 @@ from latentflow.testing.gaussians import Given
 from latentflow.testing.potentials import Function
 from latentflow.testing.reference import (
     Estimate,
-    active_rows,
+    acting_rows,
     autograd_gradient,
     autograd_hessian,
     difference_hessian,
     log_abs_det,
     reference_path,
-    rows,
 )
 
 JACOBIAN = "by the Jacobian of z + grad u"
@@ -64,7 +63,7 @@ def assert_log_det(
         ...
         AssertionError: your log-determinant: got 0.81093, expected -0.287682 by the Jacobian of z + grad u; off by 1.1, ...
     """
-    (z, t), active = rows(z, t), active_rows(active)
+    z, t, active = acting_rows(potential, z, t, active)
     hessian = difference_hessian(potential, z, t, active)
     truth = log_abs_det(Estimate(hessian.value + _identity(z), hessian.error))
     got = log_det(z, t) if log_det else derivatives.log_det(potential, z, t, active)[0]

@@ -17,7 +17,7 @@ from latentflow import derivatives
 from latentflow.testing.comparison import allowance, compare
 from latentflow.testing.reference import (
     Estimate,
-    active_rows,
+    acting_rows,
     autograd_derivatives,
     autograd_gradient,
     autograd_hessian,
@@ -147,7 +147,7 @@ def assert_hessian(
           time     1
           active   0
     """
-    (z, t), active = rows(z, t), active_rows(active)
+    z, t, active = acting_rows(potential, z, t, active)
     at: dict[str, Tensor | float | int] = {"latent": z, "time": t, "active": active}
     truth, axes = autograd_hessian(potential, z, t, active), ("row", "column")
     estimate = difference_hessian(potential, z, t, active)
@@ -196,7 +196,7 @@ def assert_smooth(
         >>> from latentflow.testing import assert_smooth
         >>> assert_smooth(Potential(2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64), 1.0)
     """
-    (z, t), active = rows(z, t), active_rows(active)
+    z, t, active = acting_rows(potential, z, t, active)
     end = -z.flip(0)
 
     def integral(nodes: int) -> Tensor:

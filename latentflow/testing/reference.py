@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
+from latentflow.validate import active_rows
 
 
 class Estimate(NamedTuple):
@@ -32,11 +33,12 @@ def rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     return flat.detach(), times.detach()
 
 
-def active_rows(active: int | Tensor) -> int | Tensor:
-    """Which potentials act: an index as it is, labels (...) as (N,), weights (..., K) as (N, K)."""
-    if not isinstance(active, Tensor):
-        return active
-    return active.reshape(-1, active.shape[-1]) if active.is_floating_point() else active.reshape(-1)
+def acting_rows(
+    potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor
+) -> tuple[Tensor, Tensor, int | Tensor]:
+    """The same, and which potentials act: an index as it is, labels as (N,), weights as (N, K)."""
+    flat, times = rows(z, t)
+    return flat, times, active_rows(active, z.shape[:-1], derivatives.number_of_potentials(potential, flat))
 
 
 def differentiate(function: Callable[[Tensor], Tensor], x: Tensor, size: Tensor | float = 0.0) -> Estimate:
