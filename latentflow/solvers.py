@@ -5,6 +5,7 @@ A field is ``field(z, t, step) -> (B, dim)``: the gradient of what acts in step 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -138,20 +139,23 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
     except ValueError as error:  # for some samples the solution may not reach back that far
         guilty = [i for i in range(len(z)) if not _succeeds(back, z[i : i + 1])]
         raise FoldError(step + 1, guilty, f"{method!r} cannot go back along the path") from error
-    refined = start.detach()
+    refined, worst = start.detach(), math.inf
     with torch.no_grad():
-        tolerance = _tolerance(z.dtype)
+        wanted = accepted = _tolerance(z.dtype)
         if method in ADAPTIVE:
             # They repeat themselves only to within their tolerances, and that of their interpolation.
             asked = _with_tolerances(options, z.dtype)
-            tolerance = max(tolerance, 10 * asked["rtol"], 10 * asked["atol"], 1e-9)
+            wanted = max(wanted, 10 * asked["rtol"])
+            accepted = max(wanted, 10 * asked["atol"], 1e-9)
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends
             landed = _one_step(field, None, refined, step, step, step + 1, method, options)[0]
-            missed = ~((landed - z).norm(dim=1) <= tolerance * (1 + z.norm(dim=1)))
-            if not bool(missed.any()):
+            off = (landed - z).norm(dim=1) / (1 + z.norm(dim=1))
+            missed, nearer = ~(off <= accepted), bool((off < worst).all())
+            if bool((off <= wanted).all()) or not (nearer or bool(missed.any())):
                 break
+            worst = min(worst, off.max().item())
             refined = refined + start - back(landed)
-        else:
+        if bool(missed.any()):
             raise FoldError(step + 1, missed.nonzero().flatten().tolist(), f"{method!r} does not retrace its path")
     return start + (refined - start.detach())  # the value of the one, the gradient of the other
 

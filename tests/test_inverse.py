@@ -212,10 +212,13 @@ def test_one_posterior_serves_many_latents():
         close(values[b : b + 1], FlowPosterior(potential).log_prob(grid[b : b + 1], q0, 0, 2))
 
 
-@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
-@pytest.mark.parametrize(("rtol", "atol"), [(1e-9, 1e-9), (1e-11, 1e-12), (1e-9, 1e-4)])
-def test_an_ode_is_undone_within_whatever_tolerances_it_has(method, rtol, atol):
-    flow = FlowPosterior(make_potential(4), None, solver=method, solver_options={"rtol": rtol, "atol": atol})
+@pytest.mark.parametrize(
+    ("method", "rtol", "atol"), [("dopri5", 1e-9, 1e-9), ("dopri8", 1e-11, 1e-12), ("dopri5", 1e-9, 1e-3)]
+)
+def test_an_ode_is_undone_as_well_as_its_solver_repeats_itself(method, rtol, atol):
+    """The second asks for more than the interpolation of its solver gives, the third for little, and gets much."""
+    potential = make_potential(4, strength=2.0)
+    flow = FlowPosterior(potential, None, solver=method, solver_options={"rtol": rtol, "atol": atol})
     z0 = randn(3, 4)
     back = flow.inverse(flow.transport(z0, 0, 1)[0][:, -1], 0, 1)
-    assert (back - z0).norm(dim=1).max() < 100 * max(rtol, atol, 1e-9)
+    assert (back - z0).norm(dim=1).max() < 1e-7
