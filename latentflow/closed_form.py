@@ -90,7 +90,7 @@ class Local:
     def hessian_bytes(self, together: bool) -> int:
         """What the Hessian of one row takes on the way there and back, at most; `together` if all are added up."""
         num, hidden, dim = self.networks.input_weight.shape
-        size = min(num * hidden if together else hidden, dim)
+        size = min(self._spanned(together), dim)
         numbers = num * 2 * hidden * (hidden + size) + (1 if together else num) * 8 * size * size
         return self.first.element_size() * numbers
 
@@ -205,7 +205,7 @@ class _Reduced(torch.autograd.Function):
     @apart_from_autocast
     def backward(ctx: Any, by_value: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
-            return by_value, *[None] * (2 + len(Networks._fields) + 6)
+            return by_value, *[None] * (len(ctx.needs_input_grad) - 1)
         weights, *parts = ctx.saved_tensors
         return None, *differentiably(_log_det_in_full, (weights, ctx.substeps, *parts), (by_value,))
 
