@@ -67,7 +67,7 @@ def _sent_in_room(side: int, samples: int, device: torch.device) -> Tensor:
     """What floor, walls and solid would send to each pixel if they were white: (480, 3, side * side)."""
     scale = torch.linspace(0.75, 1.25, 8, device=device).repeat_interleave(15)[:, None]
     angle = torch.linspace(-30, 30, 15, device=device).deg2rad().repeat(8)[:, None]
-    parts = zip(*(x.split(5) for x in (scale, angle)), strict=True)
+    parts = zip(*(x.split(_at_once(side, samples, device)) for x in (scale, angle)), strict=True)
     found = [[_sent_by(solid, angle, side, samples) for solid in _solids(scale)] for scale, angle in parts]
     return torch.cat([part for shape in zip(*found, strict=True) for part in shape])
 
@@ -127,7 +127,8 @@ class LivingRoom:
 @cache
 def _seen_in_living_room(side: int, samples: int, device: torch.device) -> Surface:
     found = []
-    for place in torch.arange(216, device=device).split(4):
+    # A quarter of what would do for less furniture: the distance of each piece is kept until the nearest one is known.
+    for place in torch.arange(216, device=device).split(max(1, _at_once(side, samples, device) // 4)):
         x, y, z = place // 36, place // 6 % 6, place % 6
         position = _spread(-0.3, 1.2, 6, x), _spread(1.0, 2.0, 6, y), _spread(2.3, 3.3, 6, z)
         rays = camera(position, (0.0, 0.85, -1.6), 50, side, samples, device)
@@ -275,6 +276,11 @@ def _check(scene: Room | LivingRoom | Kitchen, values: Tensor) -> None:
 
 def _drawn(scene: Room | LivingRoom | Kitchen, values: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """Images of values (N, F), a few at a time."""
-    rays = CACHED if values.device.type == "cpu" else 32 * CACHED
     with torch.no_grad():
-        return torch.cat([draw(part) for part in values.split(max(1, rays // (scene.samples * scene.side**2)))])
+        return torch.cat([draw(part) for part in values.split(_at_once(scene.side, scene.samples, values.device))])
+
+
+def _at_once(side: int, samples: int, device: torch.device) -> int:
+    """How many frames to trace together."""
+    rays = CACHED if device.type == "cpu" else 32 * CACHED
+    return max(1, rays // (samples * side**2))
