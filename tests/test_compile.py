@@ -10,8 +10,11 @@ from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, 
 from tests.problems import make_potential, rand, randn
 
 DIM, NUM, STEPS = 4, 3, 3
-# torch.compile itself instantiates autograd functions, which torch says not to do.
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [
+    # torch.compile itself instantiates autograd functions, which torch says not to do.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.no_cover,  # to watch the compiler's own lines go by takes as long as the compiler
+]
 
 
 class Loss(torch.nn.Module):

@@ -8,14 +8,12 @@ import models
 import pytest
 import torch
 import train as loop
-from data.moving_digits import DIGITS
 from mnist import Settings
 from torch import Tensor
 
+from tests.short_runs import draw
 
-def draw(count: int, *_: int) -> tuple[Tensor, Tensor]:
-    k = torch.arange(count) % 3
-    return DIGITS.single(torch.rand(count, 16, 16), k, 8), k
+pytestmark = pytest.mark.no_cover  # to watch the compiler's own lines go by takes as long as the compiler
 
 
 def trained(out: Path, **changes: Any) -> tuple[dict[str, list[float]], dict[int, Tensor]]:
