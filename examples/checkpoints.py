@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from replacing import replacing
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -67,9 +68,8 @@ def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from data.transformations import Transformations
 from evaluate import acting
 from models import FlowVAE
 from PIL import Image, ImageDraw, ImageFont
+from replacing import replacing
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,10 +86,9 @@ def picture(found: list[Row], path: Path, title: str = "") -> None:
         axis.set_title(f"t = {t}", fontsize=9)
     figure.subplots_adjust(left=margin / width, right=0.99, top=1 - 0.37 / height, bottom=0.0925 / height)
     figure.text(0.01, 1 - 0.05 / height, title, ha="left", va="top", fontsize=9)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=110, format=path.suffix[1:])
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix[1:])
     plt.close(figure)
-    partial.replace(path)
 
 
 def animation(found: list[Row], path: Path) -> None:
@@ -96,11 +96,10 @@ def animation(found: list[Row], path: Path) -> None:
     there = [_still(found, t) for t in range(found[0].truth.shape[1])]
     frames = [*there, *there[-2:0:-1]]
     pause = [600 if t in (0, len(there) - 1) else 160 for t in range(len(frames))]
-    partial = path.with_name(f".{path.name}")
-    frames[0].save(
-        partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True, method=6
-    )
-    partial.replace(path)
+    with replacing(path) as partial:
+        frames[0].save(
+            partial, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True, method=6
+        )
 
 
 def _still(found: list[Row], t: int) -> Image.Image:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from replacing import replacing
 from rich import progress as rich
 from rich.console import Console
 from torch import Tensor
@@ -103,6 +104,5 @@ class Progress:
 def _keep_rows(log: Path, steps: int) -> None:
     """Drop the rows of steps after a checkpoint: they will be taken again."""
     if log.is_file():
-        kept = log.with_name(f".{log.name}")
-        kept.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[: steps + 1 if steps else 0]))
-        kept.replace(log)
+        with replacing(log) as kept:
+            kept.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[: steps + 1 if steps else 0]))
