@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow import forward_mode, logdet
+from latentflow import logdet
 from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product, plus_product
 from latentflow.validate import holds, read
-from latentflow.written_out import more_is_asked, unrecorded
+from latentflow.written_out import forward_mode, more_is_asked, unrecorded
 
 
 class Curvature(NamedTuple):
@@ -39,7 +39,7 @@ class Curvature(NamedTuple):
 
     def log_det(self) -> tuple[Tensor, Tensor]:
         """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
-        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not forward_mode.at_work()
+        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not forward_mode()
         if differentiable and read(self.inner, lambda _: True):  # else nobody could tell whether there are folds
             with torch.no_grad():
                 matrix = self.jacobian().mT  # the same, as LAPACK wants it in memory

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflow.precision import apart_from_autocast
-from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves
+from latentflow.written_out import with_backward
 
 
 def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
@@ -23,8 +22,7 @@ def log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Tensor:
         time: factors of a, (T+1,).
         raw: (K,).
     """
-    inputs = z, acted, time, raw
-    (found,) = _LogDensity.apply(*inputs) if serves() else _log_density(*inputs)  # type: ignore[no-untyped-call]
+    found: Tensor = _log_density(z, acted, time, raw)[0]
     return found
 
 
@@ -69,10 +67,6 @@ def _through_projection(grad: Tensor, raw: Tensor) -> Tensor:
     return torch.where(raw < 0, grad.clamp_max(0), grad)
 
 
-def _log_density(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:
-    return (log_normal(z, variance(acted, time, projected(raw))),)
-
-
 def log_normal(z: Tensor, variance: Tensor) -> Tensor:
     """The log density of N(0, s I), (...), in nats, for z (..., d) and s (...)."""
     return _of_ratio(z.square().sum(-1) / variance, variance, z.shape[-1])
@@ -84,32 +78,19 @@ def _of_ratio(ratio: Tensor, variance: Tensor, dim: int) -> Tensor:
     return torch.add(ratio, variance.log() + 1.8378770664093453, alpha=dim) * -0.5
 
 
-class _LogDensity(torch.autograd.Function):
-    """`_log_density`, with its backward pass."""
+def _forward(z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> Any:
+    diffusion = projected(raw)
+    widened = variance(acted, time, diffusion)
+    ratio = z.square().sum(-1) / widened
+    return (_of_ratio(ratio, widened, z.shape[-1]),), (diffusion, widened, ratio)
 
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, acted: Tensor, time: Tensor, raw: Tensor) -> tuple[Tensor]:
-        with past_autograd():
-            diffusion = raw.clamp_min(0)
-            widened = variance(acted, time, diffusion)
-            ratio = z.square().sum(-1) / widened
-            found = _of_ratio(ratio, widened, z.shape[-1])
-        ctx.save_for_backward(z, acted, time, raw, diffusion, widened, ratio)
-        return (found,)
 
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_density: Tensor) -> tuple[Tensor | None, ...]:
-        z, acted, time, raw, diffusion, widened, ratio = ctx.saved_tensors
-        if more_is_asked((by_density,)):
-            return differentiably(_log_density, (z, acted, time, raw), (by_density,))
-        with past_autograd():
-            share = by_density / widened
-            by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])
-            by_diffusion = torch.mv(acted.flatten(0, 1).mT, by_acting.flatten())
-            return (
-                z * -share[..., None],
-                by_acting[..., None] * diffusion if ctx.needs_input_grad[1] else None,
-                None,
-                _through_projection(by_diffusion, raw),
-            )
+def _backward(inputs: Any, kept: Any, by: Any, asked: Any) -> Any:
+    (z, acted, time, raw), (diffusion, widened, ratio) = inputs, kept
+    share = by[0] / widened
+    by_acting = (share * (ratio - z.shape[-1]) * time).sum_to_size(acted.shape[:2])
+    by_raw = _through_projection(torch.mv(acted.flatten(0, 1).mT, by_acting.flatten()), raw)
+    return z * -share[..., None], by_acting[..., None] * diffusion if asked[1] else None, None, by_raw
+
+
+_log_density = with_backward(_forward, _backward)

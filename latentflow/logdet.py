@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from latentflow import forward_mode
 from latentflow.precision import apart_from_autocast
 from latentflow.validate import as_validated_now, holds
+from latentflow.written_out import forward_mode
 
 _BITS = 32  # of a random number
 
@@ -143,7 +143,7 @@ class _LogDet(torch.autograd.Function):
 
 
 def _through_cholesky(matrix: Tensor, factor: Tensor) -> Tensor:
-    if forward_mode.at_work():
+    if forward_mode():
         plain: Tensor = 2 * torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return plain
     value: Tensor = _LogDet.apply(matrix, factor)  # type: ignore[no-untyped-call]

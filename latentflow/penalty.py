@@ -5,7 +5,7 @@ With L the left-hand side and :math:`f = -m^2` the force of `NegativeForce`, eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from latentflow.closed_form import Networks
 from latentflow.compiler import one_operation
 from latentflow.finite import require_finite_derivatives
 from latentflow.layout import Layout
-from latentflow.precision import apart_from_autocast, autocast_off
+from latentflow.precision import autocast_off
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.time_branch import Layers
-from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
+from latentflow.written_out import take, with_backward
 
 
 def penalty(
@@ -52,13 +52,8 @@ def penalty(
 @one_operation
 def _paid(*inputs: Any) -> Tensor:
     with autocast_off(inputs[0].device.type):
-        (total,) = _Penalty.apply(*inputs) if serves() else _penalty(*inputs)  # type: ignore[no-untyped-call]
+        (total,) = _penalty(*inputs)
         return require_finite_derivatives("HJConstraint", total, by_sample=True)
-
-
-def _penalty(*inputs: Any) -> tuple[Tensor]:
-    with past_autograd():
-        return (_evaluate(*inputs)[0],)
 
 
 class _Given(NamedTuple):
@@ -92,7 +87,7 @@ class _OfForce(NamedTuple):
     activations: values.Activations
 
 
-def _evaluate(*inputs: Any) -> tuple[Tensor, _Way, _OfForce | None]:
+def _forward(*inputs: Any) -> tuple[tuple[Tensor], tuple[Tensor | None, ...]]:
     *tensors, k, price, factor = inputs
     rest = iter(tensors)
     given, sinusoid = take(rest, _Given), next(rest)
@@ -122,42 +117,20 @@ def _evaluate(*inputs: Any) -> tuple[Tensor, _Way, _OfForce | None]:
         initial = (at_0 * weights[:, 0]).sum(0, keepdim=True)
     if factor > 0:  # nothing times a gradient that overflows would not be a number
         total = torch.add(total, initial, alpha=factor)
-    return given.layout(k).samples(total), _Way(each, residual, root), of_force
+    way = _Way(each, residual, root)
+    return (given.layout(k).samples(total),), way if of_force is None else (*way, *chain(*of_force))
 
 
-class _Penalty(torch.autograd.Function):
-    """`_penalty`, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor]:
-        with past_autograd():
-            total, way, of_force = _evaluate(*inputs)
-        *tensors, ctx.k, ctx.price, ctx.factor = inputs
-        saved = () if of_force is None else (x for part in of_force for x in part)
-        ctx.save_for_backward(*tensors, *way, *saved)
-        return (total,)
-
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_total: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        given, of_force = take(saved, _Given), (next(saved), *take(saved, Layers), *take(saved, Networks), next(saved))
-        if more_is_asked((by_total,)):
-            return differentiably(_penalty, (*given, *of_force, ctx.k, ctx.price, ctx.factor), (by_total,))
-        with past_autograd():
-            return _adjoint(ctx, given, of_force, saved, by_total)
-
-
-def _adjoint(
-    ctx: Any, given: _Given, of_force: tuple[Any, ...], saved: Iterator[Any], by_total: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients of what `_penalty` takes, for that of the total."""
-    (left, at_0, _, _, weights, starts), (each, residual, root) = given, take(saved, _Way)
-    by_total = given.layout(ctx.k).by_samples(by_total, starts.shape[0])
-    by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if ctx.factor == 1 else by_total * ctx.factor
+def _backward(inputs: Any, kept: Any, by: Any, asked: Any) -> tuple[Tensor | None, ...]:
+    *tensors, k, price, factor = inputs
+    rest, kept, (by_total,) = iter(tensors), iter(kept), by
+    given, of_force = take(rest, _Given), (*rest,)
+    (left, at_0, _, _, weights, starts), (each, residual, root) = given, take(kept, _Way)
+    by_total = given.layout(k).by_samples(by_total, starts.shape[0])
+    by_each, by_at_0 = (by_total / each.shape[1])[:, None], by_total if factor == 1 else by_total * factor
     by_weights = None
     if weights is not None:
-        if _Given(*ctx.needs_input_grad[: len(_Given._fields)]).weights:
+        if _Given(*asked[: len(_Given._fields)]).weights:
             by_weights = by_each * each
             by_weights[:, 0] += by_at_0 * at_0
             by_weights = by_weights[..., None]
@@ -165,15 +138,18 @@ def _adjoint(
     by_left = (residual + residual).view_as(each) * by_each
     if root is None:
         return by_left.view_as(left), by_at_0, None, None, by_weights, *[None] * (1 + len(of_force) + 3)
-    layers, networks = take(saved, Layers), take(saved, Networks)
-    parts, activations = take(saved, time_branch.Parts), take(saved, values.Activations)
-    by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)
+    layers, networks = take(kept, Layers), take(kept, Networks)
+    parts, activations = take(kept, time_branch.Parts), take(kept, values.Activations)
+    by_square = by_left if price == 0 else torch.add(by_left, by_each, alpha=price)
     by_root = ((root + root).view_as(each) * by_square).view_as(root)
     rows = starts.flatten(1, 2)
     by_rows, by_tau, by_networks = values.adjoint(networks, rows, len(of_force[0]), activations, by_root)
     by_bias = None if of_force[-1] is None else by_root.sum(1)
     by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
     _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
-    by_force = each_to_all((*by_layers, *by_others), ctx.k, of_force[1].shape[0])
+    by_force = each_to_all((*by_layers, *by_others), k, of_force[1].shape[0])
     by_given = by_left.view_as(left), by_at_0, None, None, by_weights, by_rows.view_as(starts)
     return *by_given, None, *by_force, None, None, None
+
+
+_penalty = with_backward(_forward, _backward, constants=3)

@@ -16,14 +16,13 @@ from torch import Tensor
 from latentflow import hamilton_jacobi, hessian_product, hutchinson, time_branch, trajectory, trajectory_adjoint
 from latentflow.closed_form import Matrices, Networks
 from latentflow.layout import Layout
-from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product
 from latentflow.stack import Choice, all_chosen, each_to_all, in_parts, of_parts
 from latentflow.tanh import slope_of
 from latentflow.time_branch import Layers
 from latentflow.trajectory import Trajectory
 from latentflow.trajectory_adjoint import Wanted
-from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
+from latentflow.written_out import take, with_backward
 
 
 class Sweep(NamedTuple):
@@ -94,8 +93,7 @@ class Inputs(NamedTuple):
 
 def sweep(inputs: Inputs) -> Sweep:
     """Follow the networks from where the latents start."""
-    flat = inputs.flat()
-    return Sweep(*(_Sweep.apply(*flat) if serves() else _sweep(*flat)))  # type: ignore[no-untyped-call]
+    return Sweep(*_sweep(*inputs.flat()))
 
 
 class _Found(NamedTuple):
@@ -125,11 +123,6 @@ class _Found(NamedTuple):
         way = hutchinson.Way(take(saved, hessian_product.Parts), take(saved, hutchinson.Others)) if estimated else None
         matrices = Matrices(networks.input_weight, networks.hidden_weight, weighted)
         return cls(rows, matrices, tau, rate, parts, found, each, way)
-
-
-def _sweep(*flat: Any) -> Sweep:
-    with past_autograd():
-        return _evaluate(Inputs.chosen(*flat))[0]
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
@@ -167,33 +160,23 @@ def _from_step_1(found: Trajectory, size: int) -> tuple[Tensor, Tensor, Tensor, 
     return late[0], late[1], late[2], late[3], None if value is None else value[:, size:]
 
 
-class _Sweep(torch.autograd.Function):
-    """`_sweep`, with its backward pass."""
+def _forward(*flat: Any) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+    inputs = Inputs.chosen(*flat)
+    said, found = _evaluate(inputs)
+    # With what acts, so that labels need not gather it again from the whole stack.
+    return tuple(said), (*inputs.layers, *inputs.networks, *found.flat())
 
-    @staticmethod
-    def forward(ctx: Any, *flat: Any) -> tuple[Tensor | None, ...]:
-        with past_autograd():
-            inputs = Inputs.chosen(*flat)
-            said, found = _evaluate(inputs)
-        *tensors, ctx.k, ctx.parts, ctx.substeps = flat
-        # The whole stack to differentiate the plain function by; what acts so that labels need not gather it again.
-        ctx.save_for_backward(*tensors, *inputs.layers, *inputs.networks, *found.flat())
-        return tuple(said)
 
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, *by_outputs: Any) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        start, whole = take(saved, Start), (*take(saved, Layers), *take(saved, Networks))
-        if more_is_asked(by_outputs):
-            return differentiably(_sweep, (*start, *whole, ctx.k, ctx.parts, ctx.substeps), by_outputs)
-        inputs = Inputs(start, take(saved, Layers), take(saved, Networks), ctx.k, ctx.parts, ctx.substeps)
-        found = _Found.taken(saved, inputs.networks, start.probe is not None)
-        weights_too = bool(Start(*ctx.needs_input_grad[: len(Start._fields)]).weights)
-        with past_autograd():
-            by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by_outputs), weights_too)
-            by_parameters = each_to_all((*by_layers, *by_networks), ctx.k, whole[0].shape[0])
-        return by_latents, None, None, by_weights, None, None, None, *by_parameters, None, None, None
+def _backward(flat: Any, kept: Any, by: Any, asked: Any) -> tuple[Tensor | None, ...]:
+    *tensors, k, parts, substeps = flat
+    rest, kept = iter(tensors), iter(kept)
+    start, whole = take(rest, Start), (*rest,)
+    inputs = Inputs(start, take(kept, Layers), take(kept, Networks), k, parts, substeps)
+    found = _Found.taken(kept, inputs.networks, start.probe is not None)
+    weights_too = bool(Start(*asked[: len(Start._fields)]).weights)
+    by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by), weights_too)
+    by_parameters = each_to_all((*by_layers, *by_networks), k, whole[0].shape[0])
+    return by_latents, None, None, by_weights, None, None, None, *by_parameters, None, None, None
 
 
 def _adjoint(
@@ -256,3 +239,6 @@ def _adjoint(
     by_tau, by_rate = of_parts((given.tau, by_rate), num)
     _, by_layers = time_branch.adjoint(layers, found.parts, by_tau, by_rate)
     return layout.by_spread(given.rows), by_weights, by_layers, Networks(*of_parts(given.networks, num))
+
+
+_sweep = with_backward(_forward, _backward, constants=3)

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.precision import apart_from_autocast
-from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take, unrecorded
+from latentflow.written_out import unrecorded, with_backward
 
 
 class Layers(NamedTuple):
@@ -60,21 +59,14 @@ class Embedding(NamedTuple):
 
 def tau_and_rate(embedding: Embedding, layers: Layers) -> tuple[Tensor, Tensor]:
     """tau(t) and tau'(t), (G, S, h) each."""
-    return _branch(*embedding, layers)
+    tau, rate = _branch(*embedding, *layers)
+    return tau, rate
 
 
 def tau(embedding: Embedding, layers: Layers) -> Tensor:
     """Without the rate, (G, S, h)."""
-    return _branch(embedding.sinusoid, embedding.rate[:0], layers)[0]
-
-
-def _branch(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-    inputs = sinusoid, rotated, *layers
-    return _Branch.apply(*inputs) if serves() else _plain(*inputs)  # type: ignore[no-untyped-call]
-
-
-def _plain(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> tuple[Tensor, Tensor]:
-    return evaluate(sinusoid, rotated, Layers(*layers))[:2]
+    tau: Tensor = _branch(embedding.sinusoid, embedding.rate[:0], *layers)[0]
+    return tau
 
 
 def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
@@ -145,25 +137,15 @@ def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor, b
     return both
 
 
-class _Branch(torch.autograd.Function):
-    """`_plain`, with its backward pass."""
+def _forward(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> Any:
+    tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
+    return (tau, rate), parts
 
-    @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        sinusoid, rotated, *layers = inputs
-        with past_autograd():
-            tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
-        ctx.save_for_backward(*inputs, *parts)
-        return tau, rate
 
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_tau: Tensor, by_rate: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        embedding, layers = take(saved, Embedding), take(saved, Layers)
-        if more_is_asked((by_tau, by_rate)):
-            return differentiably(_plain, (*embedding, *layers), (by_tau, by_rate))
-        asked = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        with past_autograd():
-            by_embedding, by_layers = adjoint(layers, take(saved, Parts), by_tau, by_rate, asked)
-        return *((None, None) if by_embedding is None else by_embedding), *by_layers
+def _backward(inputs: Any, kept: Any, by: Any, asked: Any) -> Any:
+    by_tau, by_rate = by
+    by_embedding, by_layers = adjoint(Layers(*inputs[2:]), Parts(*kept), by_tau, by_rate, asked[0] or asked[1])
+    return *((None, None) if by_embedding is None else by_embedding), *by_layers
+
+
+_branch = with_backward(_forward, _backward)

@@ -8,21 +8,15 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, at_times, first_layer, value_of
-from latentflow.precision import apart_from_autocast
 from latentflow.product import over_rows, plus_product
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import differentiably, more_is_asked, past_autograd, serves, take
+from latentflow.written_out import with_backward
 
 
 def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:
     """U of each network, (G, N), at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
-    inputs = rows, tau, *networks
-    found: Tensor = (_Values.apply(*inputs) if serves() else _values(*inputs))[0]  # type: ignore[no-untyped-call]
+    found: Tensor = _values(rows, tau, *networks)[0]
     return found
-
-
-def _values(rows: Tensor, tau: Tensor, *parameters: Any) -> tuple[Tensor]:
-    return (evaluate(Networks(*parameters), rows, tau).value,)
 
 
 class Activations(NamedTuple):
@@ -69,24 +63,15 @@ def adjoint(
     return by_rows, over_rows(by_timed.view(num, steps, count // max(1, steps), hidden)), by_networks
 
 
-class _Values(torch.autograd.Function):
-    """`_values`, with its backward pass."""
+def _forward(rows: Tensor, tau: Tensor, *parameters: Any) -> Any:
+    activations = evaluate(Networks(*parameters), rows, tau)
+    return (activations.value,), activations
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, tau: Tensor, *parameters: Any) -> tuple[Tensor]:
-        with past_autograd():
-            activations = evaluate(Networks(*parameters), rows, tau)
-        ctx.save_for_backward(rows, tau, *parameters, *activations)
-        return (activations.value,)
 
-    @staticmethod
-    @apart_from_autocast
-    def backward(ctx: Any, by_values: Tensor) -> tuple[Tensor | None, ...]:
-        rows, tau, *saved = ctx.saved_tensors
-        saved = iter(saved)
-        networks = take(saved, Networks)
-        if more_is_asked((by_values,)):
-            return differentiably(_values, (rows, tau, *networks), (by_values,))
-        with past_autograd():
-            by_rows, by_tau, by_networks = adjoint(networks, rows, tau.shape[1], take(saved, Activations), by_values)
-        return by_rows, by_tau, *by_networks
+def _backward(inputs: Any, kept: Any, by: Any, asked: Any) -> Any:
+    rows, tau, *parameters = inputs
+    by_rows, by_tau, by_networks = adjoint(Networks(*parameters), rows, tau.shape[1], Activations(*kept), *by)
+    return by_rows, by_tau, *by_networks
+
+
+_values = with_backward(_forward, _backward)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from latentflow.precision import apart_from_autocast
+
 
 def serves() -> bool:
     """Whether a written-out backward pass is what autograd will ask for, if for anything."""
@@ -41,7 +43,15 @@ def past_autograd() -> AbstractContextManager[object]:
 
 def transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_mode() or torch._C._are_functorch_transforms_active()
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are carried forwards at all: a tensor does not tell what lies below an inner transform.
+
+    Our own autograd functions have no rule for them; their callers then take PyTorch's way.
+    """
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
@@ -81,5 +91,49 @@ def differentiably(
 
 
 def take(saved: Iterator[Any], kind: Any) -> Any:
-    """The next of what was saved, as a named tuple of this kind. To be read but once: hooks may unpack it each time."""
+    """The next of what was saved, as a named tuple of this kind."""
     return kind(*islice(saved, len(kind._fields)))
+
+
+def with_backward(
+    forward: Callable[..., tuple[tuple[Any, ...], Iterable[Tensor | None]]],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+    constants: int = 0,
+) -> Callable[..., Any]:
+    """The function whose outputs `forward` gives, with its backward pass where that serves.
+
+    Args:
+        forward: from inputs to outputs, a tuple, and what is to be kept for `backward`.
+        backward: from inputs, what was kept, the gradients of the outputs, and which inputs ask for theirs, to these.
+        constants: how many of the inputs, the last ones, get no gradient and need not be tensors.
+    """
+
+    def plain(*inputs: Any) -> tuple[Any, ...]:
+        with past_autograd():
+            return forward(*inputs)[0]
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> tuple[Any, ...]:
+            with past_autograd():
+                outputs, kept = forward(*inputs)
+            count = len(inputs) - constants
+            ctx.constants = inputs[count:]
+            ctx.save_for_backward(*inputs[:count], *kept)
+            return outputs
+
+        @staticmethod
+        @apart_from_autocast
+        def backward(ctx: Any, *by_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved, count = ctx.saved_tensors, len(ctx.needs_input_grad) - constants  # read once: hooks unpack each time
+            inputs = *saved[:count], *ctx.constants
+            if more_is_asked(by_outputs):
+                return differentiably(plain, inputs, by_outputs)
+            with past_autograd():
+                return backward(inputs, saved[count:], by_outputs, ctx.needs_input_grad)
+
+    def call(*inputs: Any) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = Function.apply(*inputs) if serves() else plain(*inputs)  # type: ignore[no-untyped-call]
+        return found
+
+    return call

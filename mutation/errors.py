@@ -66,7 +66,7 @@ _logdet = _in("latentflow/logdet.py", "logdet")
 _curvature = _in("latentflow/curvature.py", "logdet", "rollout")
 _objective = _in("latentflow/objective.py", "objective", "density")
 _initial = _in("latentflow/initial.py", "posterior")
-_forward_mode = _in("latentflow/forward_mode.py", "logdet")
+_forward_mode = _in("latentflow/written_out.py", "logdet")
 _states = _in("latentflow/states.py", "rollout")
 _acting = _in("latentflow/acting.py", "acting", "inverse", "solvers")
 
@@ -89,7 +89,7 @@ ERRORS = (
     _closed_form(
         "the time derivative is summed over the batch",
         "return derivative if self.slope is None else self.slope.squeeze(-1) * derivative",
-        "return derivative.sum(1, keepdim=True).expand(-1, rows)",
+        "return derivative.sum(1, keepdim=True).expand_as(derivative)",
     ),
     _derivatives(
         "the time derivative of a user's potential is summed over the batch",
@@ -259,7 +259,11 @@ ERRORS = (
         "by_basis = 2 * torch.matmul(weighted, basis[..., None]).squeeze(-1)",
         "by_basis = torch.matmul(weighted, basis[..., None]).squeeze(-1)",
     ),
-    _groups("rows of other samples come back", "place[sample] = row", "place[row] = sample"),
+    _groups(
+        "rows of other samples come back",
+        "place[sample] = row",
+        "place[sample] = len(labels) - 1 - row if len(rows) == len(labels) else row",
+    ),
     _groups(
         "the second group of a label is moved by the next network",
         "networks += [label] * groups",
@@ -338,8 +342,8 @@ ERRORS = (
     ),
     _sweep(
         "each network of a mixture is held to the equation of the whole",
-        "if weights is not None:  # what moves a mixture does not tell of each network",
-        "if False:",
+        "of_steps = squared[:, size:] if each is None else each.square().sum(-1)",
+        "of_steps = found.gradients[:, size:].square().sum(-1)",
     ),
     _sweep(
         "the equation of a mixture's networks forgets how their output tanh changes",
@@ -359,7 +363,7 @@ ERRORS = (
     ),
     _penalty(
         "the price on the force is paid but not learned from",
-        "by_square = by_left if ctx.price == 0 else torch.add(by_left, by_each, alpha=ctx.price)",
+        "by_square = by_left if price == 0 else torch.add(by_left, by_each, alpha=price)",
         "by_square = by_left",
     ),
     _closed_form(
@@ -499,7 +503,7 @@ ERRORS = (
         "torch.where(raw < 0, grad.clamp_max(0), grad)",
         "torch.where(raw > 0, grad, torch.zeros_like(grad))",
     ),
-    _heat("D may become negative", "diffusion = raw.clamp_min(0)", "diffusion = raw"),
+    _heat("D may become negative", "diffusion = projected(raw)", "diffusion = raw"),
     _heat("missing factor 2 in the heat equation's variance", "time + time)", "time)"),
     _heat(
         "the logarithm of the variance counts once, not in each dimension",

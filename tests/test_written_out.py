@@ -33,7 +33,7 @@ def of_stack(kind, bounded, seed):
     """The parameters of all networks, what puts them together again, which of them act, and how many these are."""
     num, k = STACK[kind]
     potential = make_potential(DIM, num, 4, bounded=bounded, seed=seed)
-    parameters = [x.detach() for x in (*potential.time_layers(), *potential.networks()) if x is not None]
+    parameters = [x.detach() for x in potential.tensors() if x is not None]
 
     def together(found):
         return Layers(*found[:4]), Networks(*found[4:], *[None] * (10 - len(found)))
@@ -179,8 +179,7 @@ def test_gradients_are_those_of_autograd(case, kind, bounded, substeps, seed):
     function, inputs = case(kind, bounded, seed, substeps)
     ours = differentiated(function, inputs, seed)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("sweep", "penalty", "heat", "values", "time_branch"):
-            patch.setattr(f"latentflow.{module}.serves", lambda: False)
+        patch.setattr("latentflow.written_out.serves", lambda: False)
         plain = differentiated(function, inputs, seed)
     for x, truth in zip(ours, plain, strict=True):
         assert (x - truth).abs().max() < 1e-10 * (1 + truth.abs().max())
