@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow import closed_form
-from latentflow.stack import Choice, chosen
+from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import (
     active_rows,
@@ -20,6 +20,7 @@ from latentflow.validate import (
     require_shape,
 )
 from latentflow.values import values
+from latentflow.written_out import take
 
 
 class Potential(nn.Module):
@@ -107,8 +108,9 @@ class Potential(nn.Module):
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The potentials u(z, t), (..., K)."""
         z, t = self.checked(z, t)
-        of_times = self._for_rows(tau(self.embedding(t), self.time_layers()), t, z.shape[:-1])
-        value = values(self.networks(), z.reshape(1, -1, self.dim), of_times)
+        layers, networks = self.stacked()
+        of_times = self._for_rows(tau(self.embedding(t), layers), t, z.shape[:-1])
+        value = values(networks, z.reshape(1, -1, self.dim), of_times)
         return value.mT.reshape(*z.shape[:-1], self.num)
 
     def gradients(self, z: Tensor, t: Tensor | float) -> Tensor:
@@ -153,28 +155,13 @@ class Potential(nn.Module):
         trace = local.laplacian()
         return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])
 
-    def networks(self, k: Choice = None) -> closed_form.Networks:
-        """The parameters of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
-        return closed_form.Networks(
-            chosen(self.input_weight, k),
-            chosen(self.input_bias, k),
-            chosen(self.hidden_weight, k),
-            chosen(self.hidden_bias, k),
-            chosen(self.output_weight, k),
-            None if self.output_bias is None else chosen(self.output_bias, k),
-        )
-
-    def time_layers(self, k: Choice = None) -> Layers:
-        """The parameters of the time branch, of the networks that `networks` gives."""
-        return Layers(
-            chosen(self.time_in_weight, k),
-            chosen(self.time_in_bias, k),
-            chosen(self.time_out_weight, k),
-            chosen(self.time_out_bias, k),
-        )
+    def stacked(self, k: Choice = None) -> tuple[Layers, closed_form.Networks]:
+        """The parameters of the time branches and of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
+        given = iter(all_chosen(self.tensors(), k))
+        return take(given, Layers), take(given, closed_form.Networks)
 
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """What `time_layers` and then `networks` give of all K, one by one.
+        """What `stacked` gives of all K, one by one: the only list of them.
 
         What makes a named tuple in compiled code is looked up anew in each call of that code, by a dozen names.
         """
@@ -208,9 +195,10 @@ class Potential(nn.Module):
     def _local(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[closed_form.Local, Tensor]:
         """The networks at all latents in a row, and tau'(t)."""
         z, t = self.checked(z, t)
-        of_times = tau_and_rate(self.embedding(t), self.time_layers(k))
+        layers, networks = self.stacked(k)
+        of_times = tau_and_rate(self.embedding(t), layers)
         of_rows, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
-        return closed_form.activate(self.networks(k), z.reshape(1, -1, self.dim), of_rows), rate
+        return closed_form.activate(networks, z.reshape(1, -1, self.dim), of_rows), rate
 
     def _acting(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> tuple[closed_form.Local, Tensor | None]:
         """What one network says, and None; or what all of them say, and weights (K, N, 1), of a mixture or of labels."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from latentflow import NegativeForce, Potential
-from tests.problems import make_potential, potentials, rand, randn, seeds
+from tests.problems import close, make_potential, potentials, rand, randn, seeds
 
 
 def by_hand(potential, k, z, t):
@@ -23,10 +23,6 @@ def by_hand(potential, k, z, t):
     second = F.linear(first + tau, potential.hidden_weight[k], potential.hidden_bias[k]).tanh()
     u = potential.output_weight[k] @ second
     return (u + potential.output_bias[k]).tanh() if potential.bounded else u
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 @given(potentials(), seeds, st.floats(0, 20))
@@ -134,13 +130,6 @@ def test_time_broadcasts_to_the_leading_axes(potential, seed, shape):
     close(potential(z, t), one_by_one.view(4, 5, -1), 1e-12)
     rates = torch.stack([potential.first_derivatives(z[i, j], full[i, j])[0] for i in range(4) for j in range(5)])
     close(potential.first_derivatives(z, t)[0], rates.view(4, 5, -1), 1e-12)
-
-
-@pytest.mark.parametrize("bounded", [True, False])
-def test_tensors_are_those_of_the_time_branch_and_then_of_the_networks(bounded):
-    potential = make_potential(3, 2, bounded=bounded)
-    named = *potential.time_layers(), *potential.networks()
-    assert all(ours is truth for ours, truth in zip(potential.tensors(), named, strict=True))
 
 
 def test_numbers_are_times():
