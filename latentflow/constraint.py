@@ -117,8 +117,8 @@ class HJConstraint(nn.Module):
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
         shared = path.rollout if self._may_share(path) else None
-        if shared is not None and self.times == "grid" and self._sees_rows():
-            force = self.force if isinstance(self.force, NegativeForce) else None
+        force = self.force
+        if shared is not None and self.times == "grid" and (force is None or is_negative_square(force)):
             return shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
         with without_autocast(path.z):
             z = path.z[:, :-1]
@@ -129,7 +129,7 @@ class HJConstraint(nn.Module):
                     f"path.weights: got {path.weights.shape[-1]} potentials, expected {num} like the constraint's; "
                     "give flow and constraint the same potential"
                 )
-            total = self._of_path(path, z[:, : len(path.times) - 1], generator)
+            total = self._of_path(path, z, generator)
             return require_finite_derivatives("HJConstraint", total, by_sample=True)
 
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -148,11 +148,6 @@ class HJConstraint(nn.Module):
             initial = initial if weights is None else weights[:, 0] * initial
             total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
         return total
-
-    def _sees_rows(self) -> bool:
-        """Whether the force can be evaluated as the flow has evaluated the potential."""
-        force = self.force
-        return force is None or (is_negative_square(force) and force.num == self.potential.num)
 
     def _penalty(self, residual: Tensor, force: Tensor | None) -> Tensor:
         penalty = residual.square()

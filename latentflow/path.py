@@ -68,10 +68,16 @@ class LatentPath:
 
 
 def check_path(path: object) -> None:
-    """Raise unless `path` is what a flow returns."""
+    """Raise unless `path` is what a flow returns, with parts that belong together."""
     if not isinstance(path, LatentPath):
         raise TypeError(
             f"path: got {type(path).__name__}, expected the LatentPath that a FlowPosterior returns; pass it whole"
+        )
+    z, weights, times = path.z.shape, path.weights.shape, path.times.shape
+    if (len(z), len(weights), len(times)) != (3, 3, 1) or not z[1] == weights[1] + 1 == times[0]:
+        raise ValueError(
+            f"path: got z {tuple(z)}, weights {tuple(weights)} and times {tuple(times)}, expected (B, T+1, dim), (B, T, K) and "
+            "(T+1,) with one T; cut or replace them together"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentflow.precision import without_autocast
+from latentflow.precision import in_full_precision, without_autocast
 from latentflow.validate import positive_integer, require_finite, require_floating
 
 
@@ -76,7 +76,7 @@ class GumbelSelector(nn.Module):
                 f"classifier(x): got shape {tuple(logits.shape)}, expected (B, {self.num}); return one logit for each potential"
             )
         with without_autocast(logits):
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = in_full_precision(logits)
             require_finite("classifier(x)", logits, "look for exploding weights or bad input")
             if not self.training:
                 return _one_hot(logits), logits
@@ -115,7 +115,7 @@ def categorical_kl(logits: Tensor) -> Tensor:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (B, K); add the missing axis")
     require_finite("logits", logits, "an impossible choice is a large negative logit, not -inf")
     with without_autocast(logits):
-        log_probability = F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+        log_probability = F.log_softmax(in_full_precision(logits), -1)
         # Logits further apart than any number give -inf, which times the probability 0 would be nan.
         log_probability = log_probability.clamp_min(torch.finfo(log_probability.dtype).min)
         return (log_probability.exp() * (log_probability + math.log(logits.shape[1]))).sum(-1)
