@@ -24,7 +24,7 @@ class Settings(experiment.Settings):
     """a renderer that stands in for the data set, or the data set's own files in $LATENTFLOW_DATA"""
     side: int = 64
     """of a frame; the files' images are averaged down to it"""
-    held_out: int | None = 200
+    held_out: int = 200  # there is no end of them
     """sequences of each transformation to evaluate on"""
 
     def __post_init__(self) -> None:
@@ -56,14 +56,12 @@ class DataSet:
         found = FactorSequences(
             source, self.moving, self.states, settings.side, seed=settings.seed, device=device, files=not synthetic
         )
-        split: Literal["test", "validation"] = settings.evaluate_on
-        assert settings.held_out is not None
         return experiment.Sequences(
             found.truth,
             self.states - 1,
             settings.side,
             found.draw,
-            found.held_out(split, settings.held_out),
+            found.held_out(settings.evaluate_on, settings.held_out),
             some=SOME,
             note=f"{self.name}: {NOTE}" if synthetic else "",
         )

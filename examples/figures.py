@@ -42,19 +42,15 @@ def rows(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, inde
     for k, name in enumerate(truth.names):
         x = truth.single(own[k], k, steps)
         z, _ = model.flow.transport(model.posterior(x[:, 0]).mean, steps=steps, **acting(model, x, k))
-        found.append(Row(name, x, _decoded(model, z)))
+        found.append(Row(name, x, model.images(z)))
     (a, b), (c, d) = SWITCH, SUPERPOSE
     x = truth.switched(own[-2], a, b, steps)
     z = switch(model, x[:, 0], index[a], index[b], steps, restart=True)
-    found.append(Row(f"switching:\n{truth.names[a]}, then {truth.names[b]}", x, _decoded(model, z)))
+    found.append(Row(f"switching:\n{truth.names[a]}, then {truth.names[b]}", x, model.images(z)))
     x = truth.superposed(own[-1], c, d, steps)
     z = superpose(model, x[:, 0], index[c], index[d], steps, len(index))
-    found.append(Row(f"superposing:\n{truth.names[c]} with {truth.names[d]}", x, _decoded(model, z)))
+    found.append(Row(f"superposing:\n{truth.names[c]} with {truth.names[d]}", x, model.images(z)))
     return [Row(row.name, row.truth.cpu(), row.flow.cpu()) for row in found]
-
-
-def _decoded(model: FlowVAE, z: Tensor) -> Tensor:
-    return model.images(z)
 
 
 def _wrapped(name: str) -> str:

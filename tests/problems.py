@@ -61,6 +61,10 @@ class Opaque(nn.Module):
         return self.inner(z, t)
 
 
+def close(a, b, tolerance=1e-10):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
 class Drawn(Independent):
     """A Gaussian with its noise given, so that its sample is the same in each process, version and run."""
 

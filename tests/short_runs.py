@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import mnist as example
 import models
 import torch
@@ -13,6 +14,7 @@ import train as loop
 from data.moving_digits import DIGITS
 from lightning_fabric import Fabric
 from models import FlowVAE
+from safetensors.torch import load_file
 from torch import Tensor
 
 SHORT = example.Settings(steps=6, batch=6, threads=1, accelerator="cpu", held_out=6)
@@ -36,3 +38,14 @@ def draw(count: int, *_: int) -> tuple[Tensor, Tensor]:
 
 def rows(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / "log.csv").read_text().splitlines()))
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Those of the last checkpoint."""
+    folder = checkpoints.last(out)
+    assert folder is not None
+    return load_file(folder / "model.safetensors")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""

@@ -9,11 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, flow_kl
-from tests.problems import Opaque, Wave, gaussian, make_potential, one_hot, potentials, rand, randn, seeds
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+from tests.problems import Opaque, Wave, close, gaussian, make_potential, one_hot, potentials, rand, randn, seeds
 
 
 @settings(max_examples=12)

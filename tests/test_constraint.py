@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from latentflow import FlowPosterior, HJConstraint, NegativeForce
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce
 from tests.problems import (
     Drift,
     Opaque,
@@ -18,6 +18,7 @@ from tests.problems import (
     Swing,
     SwingForce,
     Wave,
+    close,
     gaussian,
     make_potential,
     potentials,
@@ -26,10 +27,6 @@ from tests.problems import (
     seeds,
     symmetric,
 )
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def solutions(dim, seed):
@@ -149,7 +146,7 @@ def test_uniform_times_lie_in_each_step_and_are_reproducible():
 
 
 def test_uniform_times_see_what_the_grid_hides():
-    """u = sin(2 pi t) |z|^2 vanishes on the integers together with half of its residual."""
+    """u = sin^2(2 pi t) (z_1 + ... + z_d) vanishes on the integers together with half of its residual."""
 
     class Hidden(torch.nn.Module):
         def forward(self, z, t):
@@ -216,8 +213,12 @@ def test_a_free_force_absorbs_the_residual_and_a_price_keeps_it_away():
     assert sizes[1] == pytest.approx(0, abs=0.1)
 
 
-def test_latents_too_few_for_their_times_are_refused():
-    potential = make_potential(3, 2)
-    path = FlowPosterior(potential)(gaussian(4, 3), 0, steps=3)
-    with pytest.raises(ValueError, match="t: got shape"):
-        HJConstraint(potential)(dataclasses.replace(path, z=path.z[:, :-1]))
+@pytest.mark.parametrize(
+    "cut", [{"z": (4, 3, 3)}, {"z": (4, 5, 3)}, {"weights": (4, 2, 2)}, {"times": (3,)}, {"z": (4, 3)}]
+)
+@pytest.mark.parametrize("of", [HJConstraint(make_potential(3, 2)), DiffusionPrior(2).double().log_prob])
+def test_parts_of_other_lengths_are_refused(cut, of):
+    path = FlowPosterior(make_potential(3, 2))(gaussian(4, 3), 0, steps=3)
+    changed = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in cut.items()}
+    with pytest.raises(ValueError, match=r"path: got z .* expected \(B, T\+1, dim\), .* cut or replace them together"):
+        of(dataclasses.replace(path, **changed))

@@ -6,11 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentflow import NegativeForce, Potential, derivatives
-from tests.problems import Drift, Linear, Opaque, Wave, make_potential, potentials, rand, randn, seeds
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+from tests.problems import Drift, Linear, Opaque, Wave, close, make_potential, potentials, rand, randn, seeds
 
 
 @given(potentials(), seeds, st.booleans())

@@ -15,7 +15,8 @@ from data.digits import digits
 from data.moving_digits import DIGITS
 from evaluate import evaluate
 from PIL import Image
-from safetensors.torch import load_file
+
+from tests.short_runs import weights
 
 SHORT = example.Settings(steps=4, batch=6, save_every=2, held_out=24, threads=1, accelerator="cpu")
 
@@ -23,12 +24,6 @@ SHORT = example.Settings(steps=4, batch=6, save_every=2, held_out=24, threads=1,
 def run(out: Path, **changes: object) -> dict:
     example.main(dataclasses.replace(SHORT, out=out, **changes))
     return json.loads((out / "results.json").read_text())
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    checkpoint = checkpoints.last(out)
-    assert checkpoint is not None
-    return load_file(checkpoint / "model.safetensors")
 
 
 @pytest.mark.parametrize("supervision", ["labels", "none"])

@@ -1,6 +1,7 @@
 """Backwards: preimages, their absence, and the densities and gradients that go through them."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentflow import FlowPosterior, FoldError
+from tests import problems
 from tests.problems import (
     Folding,
     Linear,
@@ -25,9 +27,7 @@ from tests.problems import (
     symmetric,
 )
 
-
-def close(a, b, tolerance=1e-8):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+close = functools.partial(problems.close, tolerance=1e-8)
 
 
 @given(potentials(), seeds, st.integers(1, 2), st.sampled_from(["end", "start"]), st.booleans(), st.booleans())

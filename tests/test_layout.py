@@ -54,7 +54,7 @@ def test_cut_into_parts_a_network_says_and_learns_the_same(potential, log_det, s
 @given(labels=few_labels | even_labels.flatmap(st.permutations), group=groups_cost, seed=seeds)
 def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, seed):
     potential, batch = make_potential(3, 5), len(labels)
-    z0 = gaussian(batch, 3).mean + 0.1 * seed % 3
+    z0 = gaussian(batch, 3).mean + 0.1 * (seed % 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "GROUP", group)
         z, log_det = FlowPosterior(potential).transport(z0, torch.tensor(labels), 2)

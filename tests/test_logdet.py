@@ -1,5 +1,6 @@
 """log |det(I + H)| against the determinant of the autograd Jacobian of the step, folds, and the two cheaper estimates."""
 
+import functools
 import itertools
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from latentflow import FlowPosterior, logdet
 from latentflow.curvature import Curvature
+from tests import problems
 from tests.problems import (
+    Drawn,
     Folding,
     Opaque,
     Reflection,
@@ -24,14 +27,12 @@ from tests.problems import (
     symmetric,
 )
 
-
-def close(a, b, tolerance=1e-9):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+close = functools.partial(problems.close, tolerance=1e-9)
 
 
 def check_against_jacobian(flow, z0, weights):
     z, jacobians = reference_path(flow.potential, z0, weights, flow.substeps, flow.label)
-    path = flow(Start(z0), weights=weights, steps=weights.shape[1])
+    path = flow(Drawn(torch.zeros_like(z0), torch.ones_like(z0), z0), weights=weights, steps=weights.shape[1])
     close(path.z, z)
     close(path.log_det, torch.linalg.slogdet(jacobians)[1].sum(2))
     smallest = torch.linalg.eigvalsh(jacobians)[..., 0]
@@ -39,17 +40,6 @@ def check_against_jacobian(flow, z0, weights):
     assert torch.equal(path.folds, (smallest <= 0).any(2))
     close(path.log_q, path.q0.log_prob(z0)[:, None] - torch.nn.functional.pad(path.log_det, (1, 0)).cumsum(1), 1e-12)
     return path
-
-
-class Start(torch.distributions.Independent):
-    """A standard Gaussian whose sample is given."""
-
-    def __init__(self, z0):
-        super().__init__(torch.distributions.Normal(torch.zeros_like(z0), torch.ones_like(z0)), 1)
-        self.z0 = z0
-
-    def rsample(self, sample_shape=()):
-        return self.z0
 
 
 @given(potentials(), seeds, st.integers(1, 3), st.sampled_from(["end", "start"]), st.booleans())

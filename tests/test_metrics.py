@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowPosterior, metrics
-from tests.problems import gaussian, make_potential, rand, randn, seeds
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+from tests.problems import close, gaussian, make_potential, rand, randn, seeds
 
 
 @given(st.integers(1, 3), st.integers(1, 4), seeds)

@@ -1,5 +1,6 @@
 """Both evidence bounds against the closed-form evidence of a linear-Gaussian model, where every expectation is exact."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from latentflow import DiffusionPrior, FlowPosterior, flow_kl
 from latentflow.curvature import Curvature
 from latentflow.metrics import evidence_bound, importance_weighted_bound
+from tests import problems
 from tests.problems import Given, Linear, gaussian, make_potential, rand, randn, seeds, sigma_points, symmetric
 
 DIM, STEPS, PIXELS, NOISE = 2, 3, 3, 0.7
@@ -78,8 +80,7 @@ def bounds(model, mean, covariance, prior, bound):
     return evidence_bound(model.log_likelihood(path.z), path, prior, bound=bound).mean()
 
 
-def close(a, b, tolerance=1e-8):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+close = functools.partial(problems.close, tolerance=1e-8)
 
 
 @given(seeds)

@@ -20,11 +20,7 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 from latentflow import DiffusionPrior, FlowPosterior, GumbelSelector, HJConstraint, NegativeForce, Potential, flow_kl
-from tests.problems import Opaque, Wave, gaussian, make_potential, potentials, rand, randn, reference_path, seeds
-
-
-def close(a, b, tolerance=1e-10):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+from tests.problems import Opaque, Wave, close, gaussian, make_potential, potentials, rand, randn, reference_path, seeds
 
 
 @given(potentials(), seeds, st.integers(1, 4), st.integers(1, 3), st.sampled_from(["end", "start"]))

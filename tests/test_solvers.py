@@ -17,6 +17,7 @@ from tests.problems import (
     Spread,
     Stretch,
     Wave,
+    close,
     gaussian,
     make_potential,
     rand,
@@ -28,10 +29,6 @@ from tests.problems import (
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
 FIXED = ("midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-
-
-def close(a, b, tolerance):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def slope(errors):

@@ -110,7 +110,7 @@ def test_long_paths_many_potentials_and_many_dimensions_stay_finite(
     finite(model, reach * randn(batch, dim, dtype=torch.float32), steps, **acting)
 
 
-class Given(nn.Module):
+class Formula(nn.Module):
     """A potential without bounds, as a user may write one."""
 
     def __init__(self, formula) -> None:
@@ -130,9 +130,9 @@ def path(scale: float = 1.0, mean: float = 0.0, log_det: str | None = "exact"):
     return FlowPosterior(Potential(2), log_det)(q(scale, mean), 0, steps=2)
 
 
-STEEP = Given(lambda z, t: 1e25 * z.sum(-1) * t)
-ROOT = Given(lambda z, t: z.abs().sqrt().sum(-1))
-BENT = Given(lambda z, t: z.abs().pow(1.5).sum(-1))
+STEEP = Formula(lambda z, t: 1e25 * z.sum(-1) * t)
+ROOT = Formula(lambda z, t: z.abs().sqrt().sum(-1))
+BENT = Formula(lambda z, t: z.abs().pow(1.5).sum(-1))
 RK4 = {"solver": "rk4", "solver_options": {"step_size": 0.5}}
 SILENT = {
     "a scale of 0": (lambda: path(0.0), r"q0.log_prob\(z_0\): got 3 non-finite values in samples \[0, 1, 2\]"),
@@ -178,7 +178,7 @@ def test_what_has_no_finite_answer_is_an_error(name: str) -> None:
 
 def test_an_impossible_point_has_an_infinite_log_density() -> None:
     """-inf is the right answer there, not an accident."""
-    flow = FlowPosterior(Given(lambda z, t: 0.0 * z.sum(-1)))
+    flow = FlowPosterior(Formula(lambda z, t: 0.0 * z.sum(-1)))
     box = Independent(torch.distributions.Uniform(torch.zeros(2, 1), torch.ones(2, 1), validate_args=False), 1)
     assert flow.log_prob(torch.tensor([[0.5], [2.0]]), box, 0, 1).tolist() == [0.0, -math.inf]
 

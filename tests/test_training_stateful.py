@@ -27,15 +27,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from safetensors.torch import load_file, load_model
 
+from tests.short_runs import Killed
+
 STEPS = 9
 TINY = example.Settings(
     steps=STEPS, batch=6, threads=1, accelerator="cpu", networks="small", dim=3, width=2, frames=2, held_out=5
 )
 HOW = st.sampled_from([{}, {"supervision": "none"}])
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 def draw(count, *_):
