@@ -1,8 +1,8 @@
 """The arithmetic of the authors' released scripts, judged by the assertions of latentflow.testing.
 
 Each error of the list in the docs (Mathematics, "What the released scripts compute") is given to the assertion it concerns, and
-so is the library's own arithmetic; but for the sign in the likelihood and the range of hues, which concern none. Printed is what
-the assertion says. Needs the extra `testing`.
+so is the library's own arithmetic. The sign in the likelihood and the range of hues concern no assertion. Printed is what the
+assertion says. Needs the extra `testing`.
 """
 
 from __future__ import annotations
