@@ -157,9 +157,10 @@ class FlowVAE(nn.Module):
         decoder: latents (N, dim) -> logits (N, C, H, W).
         flow, hj, prior: flow and hj share one potential.
         selector: given when labels are not; takes the frames stacked on channels, (B, (T+1) C, H, W).
-        initial, marginal: weights of the KL terms of bounds (B) and (A), see `flow_kl`. (B) alone trains to the lowest errors,
-            but nothing keeps its flows from folding. The log-determinants of (A) rise without limit towards a fold, so a tenth
-            of it makes folds rarer at no visible cost; it does not exclude them, since a step may jump across.
+        initial, marginal: weights of the KL terms of bounds (B) and (A), see `flow_kl`. (A) alone trains more slowly, (B) alone
+            less steadily (`results/readings.json`), and nothing keeps the flows of (B) from folding. The log-determinants of
+            (A) rise without limit towards a fold, so a tenth of it makes folds rarer at no visible cost; it does not exclude
+            them, since a step may jump across.
         constraint: weight of the Hamilton-Jacobi constraint.
         frames: how many frames of each sequence are decoded in a training step, drawn anew each time and weighted so that
             the loss keeps its mean; None decodes all. The decoder takes most of the time of a step.

@@ -1,7 +1,8 @@
 """The arithmetic of the authors' released scripts, judged by the assertions of latentflow.testing.
 
 Each error of the list in the docs (Mathematics, "What the released scripts compute") is given to the assertion it concerns, and
-so is the library's own arithmetic. Printed is what the assertion says. Needs the extra `testing`.
+so is the library's own arithmetic. The sign in the likelihood and the range of hues concern no assertion. Printed is what the
+assertion says. Needs the extra `testing`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from data.factors import Factors
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 from torch.nn import functional as F
 
-from latentflow import DiffusionPrior, FlowPosterior, LatentPath, Potential
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, Potential
 from latentflow.testing import (
     Linear,
     LinearGaussian,
@@ -30,6 +32,7 @@ from latentflow.testing import (
     assert_kl,
     assert_log_det,
     assert_one_factor,
+    assert_penalty,
     assert_residual,
     assert_state,
     assert_time_derivative,
@@ -38,9 +41,11 @@ from latentflow.testing import (
 B, T, K, DIM = 4, 5, 3, 2
 RANDOM = torch.Generator().manual_seed(0)
 torch.manual_seed(0)
-potential = Potential(DIM, K, dtype=torch.float64)
+potential, force = Potential(DIM, K, dtype=torch.float64), NegativeForce(DIM, K, dtype=torch.float64)
 z = torch.randn(B, DIM, dtype=torch.float64, generator=RANDOM)
 targets = torch.randn(K, B, T + 1, DIM, dtype=torch.float64, generator=RANDOM)  # "images": their decoder is tanh
+standard = Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1)
+drawn = FlowPosterior(potential)(standard, 0, steps=T, generator=RANDOM)
 saddle = Linear(torch.tensor([[[0.0, 0.5], [0.5, 0.0]]]), torch.zeros(1, 2)).double()
 saddle_points = torch.zeros(1, 2, dtype=torch.float64)
 triple = Linear(2 * torch.eye(2)[None], torch.zeros(1, 2)).double()
@@ -72,6 +77,13 @@ def log_of_row_sums(z: Tensor, t: Tensor) -> Tensor:
     return (1 + row_sums(z, t)).abs().log().sum(-1)
 
 
+def summed_over_time(path: LatentPath) -> Tensor:
+    """The residual's part of the penalty is T times as large."""
+    hj = HJConstraint(potential)
+    squares = hj.residual(path.z[:, :-1], path.times[1:].expand(B, T)).square()
+    return (path.weights * squares).sum((1, 2)) + (path.weights[:, 0] * hj.initial(path.z[:, 0])).sum(1)
+
+
 class ConstantDiffusion(nn.Module):
     """D is 1, and in no state dict."""
 
@@ -85,6 +97,11 @@ def softmax_kl(path: LatentPath, prior: DiffusionPrior) -> Tensor:
     moved = torch.cat((torch.zeros_like(path.log_det[:, :1]), path.log_det.cumsum(1)), 1)
     log_q = -0.5 * (path.z[:, :1].square() + math.log(2 * math.pi)) - moved[..., None] / path.z.shape[-1]
     return F.kl_div(log_q.exp().log_softmax(-1), log_p.exp().softmax(-1), reduction="none").sum((1, 2))
+
+
+def initial_term_with_force(z: Tensor) -> Tensor:
+    """The mean squared force is added."""
+    return HJConstraint(potential).initial(z) + force(z, 0.0).square().mean()
 
 
 def last_initial_term(z: Tensor) -> Tensor:
@@ -169,6 +186,11 @@ CASES = (
         log_of_row_sums,
     ),
     Case(
+        "the Hamilton-Jacobi penalty sums over time",
+        lambda f: assert_penalty(potential, drawn, penalty=f),
+        summed_over_time,
+    ),
+    Case(
         "D is a constant in no state dict",
         lambda prior: assert_state(prior, call=lambda p: p.diffusion),
         ConstantDiffusion(),
@@ -178,6 +200,11 @@ CASES = (
         "the KL compares softmaxes over dimensions, reversed",
         lambda f: assert_kl(gaussian, DiffusionPrior(dtype=torch.float64), kl=f),
         softmax_kl,
+    ),
+    Case(
+        "the initial term adds the mean squared force",
+        lambda f: assert_initial(potential, z, initial=f),
+        initial_term_with_force,
     ),
     Case(
         "the initial term keeps the last k only",

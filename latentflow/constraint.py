@@ -39,6 +39,7 @@ class HJConstraint(nn.Module):
         ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
 
     Raises:
+        TypeError: potential or force is no such module, path is no `LatentPath`, or latents are not floating.
         ValueError: force and potential disagree on K, latents or the result are not finite, or an option is unknown.
 
     Example:
@@ -103,13 +104,44 @@ class HJConstraint(nn.Module):
         )
 
     def residual(self, z: Tensor, t: Tensor | float) -> Tensor:
-        r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K)."""
+        r"""The residual :math:`r^k(z, t)` of every potential: z (..., dim), t a number or (...), to (..., K).
+
+        Raises:
+            TypeError: z is not floating, or has another dtype than the potential.
+            ValueError: shapes do not fit, or z or the residual is not finite.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import HJConstraint, Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(8, 4)
+            >>> rates, slopes = potential.first_derivatives(z, 1.0)
+            >>> truth = rates + slopes.square().sum(-1) / 2
+            >>> torch.allclose(HJConstraint(potential).residual(z, 1.0), truth, atol=1e-5)
+            True
+
+        Source: Song et al. 2023, eq. 13.
+        """
         with without_autocast(z):
             z = _latents(z)
             return require_finite_derivatives("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
-        r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K)."""
+        r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K).
+
+        Raises:
+            TypeError: z is not floating, or has another dtype than the potential.
+            ValueError: z has another last axis than the potential, or z or the term is not finite.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import HJConstraint, Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(8, 4)
+            >>> truth = potential.gradients(z, 0.0).square().sum(-1)
+            >>> torch.allclose(HJConstraint(potential).initial(z), truth, atol=1e-5)
+            True
+
+        Source: Song et al. 2023, eq. 14.
+        """
         with without_autocast(z):
             return require_finite_derivatives("initial", self._initial(_latents(z), None))
 

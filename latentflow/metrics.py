@@ -31,6 +31,7 @@ def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
         (B,).
 
     Raises:
+        TypeError: one of them is not floating.
         ValueError: the shapes differ, or there are fewer than two frames.
 
     Example:
@@ -51,11 +52,17 @@ def identity_error(target: Tensor) -> Tensor:
     Args:
         target: (B, T+1, ...), the true sequences.
 
+    Raises:
+        TypeError: target is not floating.
+        ValueError: there are fewer than two frames, or no axis for what is in them.
+
     Example:
         >>> import torch
         >>> from latentflow.metrics import identity_error
         >>> identity_error(torch.ones(2, 3, 5))
         tensor([0., 0.])
+
+    Source: Song et al. 2023, section 4.1, whose vanilla VAE is set not to move; that its autoencoder be perfect is ours.
     """
     return equivariance_error(target[:, :1].expand_as(target), target)
 
@@ -73,6 +80,7 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
         (B,) absolute and (B,) relative errors; relative to 0 motion, the error is inf, or nan where it is 0 too.
 
     Raises:
+        TypeError: one of them is not floating.
         ValueError: the shapes differ, or there are fewer than two frames.
 
     Example:
@@ -100,7 +108,8 @@ def evidence_bound(
             :math:`\log p(x_0, ..., x_T | k)`.
 
     Raises:
-        ValueError: log_likelihood is not (B, T+1), or the marginal bound is asked for a path without densities.
+        TypeError: log_likelihood is not floating; and as `flow_kl`.
+        ValueError: log_likelihood is not (B, T+1) or nan, or the marginal bound is asked for a path without densities.
 
     Example:
         >>> import torch
@@ -178,6 +187,7 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
         decoded, target: (B, T+1, ...).
 
     Raises:
+        TypeError: one of them is not floating.
         ValueError: the shapes differ, or there are fewer than two frames.
 
     Example:
@@ -185,6 +195,8 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
         >>> from latentflow.metrics import gaussian_log_likelihood
         >>> gaussian_log_likelihood(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))
         tensor([[-0.9189, -0.9189]])
+
+    Source: Song et al. 2023, eq. 1, where p(x_t | z_t) has Gaussian noise; its unit variance is ours, the paper gives none.
     """
     _check_sequences("decoded", decoded, "target", target)
     pixels = target.shape[2:].numel()
@@ -199,10 +211,15 @@ def gaussian_constant(pixels: int) -> float:
     Args:
         pixels: n, all channels counted.
 
+    Raises:
+        ValueError: pixels is negative.
+
     Example:
         >>> from latentflow.metrics import gaussian_constant
         >>> round(gaussian_constant(3 * 28 * 28), 2)
         -2161.34
+
+    Source: the density of N(x; x, I); the mathematics page of the docs compares the paper's likelihoods with it.
     """
     if pixels < 0:
         raise ValueError(f"pixels: got {pixels}, expected at least 0; count those of all channels")

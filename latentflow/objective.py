@@ -39,7 +39,8 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
         (B,), one number per sequence.
 
     Raises:
-        ValueError: the marginal bound is asked for a path without densities, or the result is not finite.
+        TypeError: path is no `LatentPath`, or prior no `DiffusionPrior`.
+        ValueError: the bound is unknown, the marginal one is asked for a path without densities, or the result is not finite.
 
     Example:
         >>> import torch

@@ -61,6 +61,10 @@ class FlowPosterior(nn.Module):
             once more for their gradients; None makes all at once. Not kept by second derivatives of networks narrower than the
             latent, which are those of full Hessians.
 
+    Raises:
+        TypeError: the potential is no module or a `NegativeForce`, the solver no string, substeps or memory no ints.
+        ValueError: an option is unknown, options contradict each other, or `memory` is given where it cannot be kept.
+
     Example:
         >>> import torch
         >>> from torch.distributions import Independent, Normal
@@ -155,6 +159,10 @@ class FlowPosterior(nn.Module):
         Returns:
             The path (B, T+1, dim), z0 first, and the log-determinants (B, T), or None in their place.
 
+        Raises:
+            TypeError: z0 or weights are not floating, k is not integer, or steps is no int.
+            ValueError: shapes or values do not fit, or latents or log-determinants are not finite.
+
         Example:
             >>> import torch
             >>> from latentflow import FlowPosterior, Potential
@@ -181,6 +189,7 @@ class FlowPosterior(nn.Module):
         certified. Differentiable, twice with Euler and to first order with an ODE, in z_T and in the parameters.
 
         Raises:
+            TypeError, ValueError: as `transport`.
             FoldError: no such preimage was found, naming step and samples.
 
         Example:
@@ -224,7 +233,17 @@ class FlowPosterior(nn.Module):
             k, weights, steps: as for the flow itself.
 
         Raises:
-            FoldError: as `inverse`.
+            TypeError, FoldError: as `inverse`.
+            ValueError: likewise, or q0 has another batch or event shape.
+
+        Example:
+            >>> import torch
+            >>> from torch.distributions import Independent, Normal
+            >>> from latentflow import FlowPosterior, Potential
+            >>> flow, q0 = FlowPosterior(Potential(4)), Independent(Normal(torch.zeros(8, 4), torch.ones(8, 4)), 1)
+            >>> path = flow(q0, 0, steps=5)
+            >>> torch.allclose(flow.log_prob(path.z[:, -1], q0, 0, steps=5), path.log_q[:, -1], atol=1e-3)
+            True
         """
         q0 = checked(q0, dimension(self.potential))
         if isinstance(z_T, Tensor) and z_T.ndim == 2 and q0.batch_shape[0] not in (1, z_T.shape[0]):

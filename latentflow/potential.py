@@ -43,8 +43,10 @@ class Potential(nn.Module):
         ``potential(z, t)``: z (..., dim), t a number, a scalar tensor or anything that broadcasts to (...) -> (..., K).
 
     Raises:
-        TypeError: z is not floating or has another dtype than the parameters.
-        ValueError: the last axis of z is not dim, or t does not broadcast to z's leading axes.
+        TypeError: a size is no int, `dtype` is not floating, z has another dtype than the parameters, or `active` is neither
+            an index nor labels nor weights.
+        ValueError: a size is below 1, the last axis of z is not dim, t does not broadcast to z's leading axes, or `k` or
+            `active` does not fit.
 
     Example:
         >>> import torch
@@ -89,7 +91,15 @@ class Potential(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as `torch.nn.Linear` does: uniform in +-1/sqrt(fan in)."""
+        """Draw the parameters as `torch.nn.Linear` does: uniform in +-1/sqrt(fan in).
+
+        Example:
+            >>> from latentflow import Potential
+            >>> potential = Potential(dim=4)
+            >>> potential.reset_parameters()
+            >>> bool(potential.input_weight.abs().max() <= 0.5)
+            True
+        """
         layers = (
             (self.dim, self.input_weight, self.input_bias),
             (self.time_in_weight.shape[-1], self.time_in_weight, self.time_in_bias),
@@ -114,43 +124,109 @@ class Potential(nn.Module):
         return value.mT.reshape(*z.shape[:-1], self.num)
 
     def gradients(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """The gradient of each potential, (..., K, dim)."""
+        """The gradient of each potential, (..., K, dim).
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(8, 4, requires_grad=True)
+            >>> (slopes,) = torch.autograd.grad(potential(z, 1.0)[:, 2].sum(), z)
+            >>> torch.allclose(potential.gradients(z, 1.0)[:, 2], slopes, atol=1e-5)
+            True
+        """
         return self.first_derivatives(z, t)[1]
 
     def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | None = None) -> tuple[Tensor, Tensor]:
-        """du/dt (..., K) and grad u (..., K, dim) of all potentials; with `k`, (..., 1) and (..., 1, dim) of that one."""
+        """du/dt (..., K) and grad u (..., K, dim) of all potentials; with `k`, (..., 1) and (..., 1, dim) of that one.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z, t = Potential(dim=4, num=3), torch.randn(8, 4), torch.ones(8, requires_grad=True)
+            >>> (rates,) = torch.autograd.grad(potential(z, t)[:, 2].sum(), t)
+            >>> torch.allclose(potential.first_derivatives(z, t, 2)[0][:, 0], rates, atol=1e-5)
+            True
+        """
         local, rate = self._local(z, t, None if k is None else index(k, self.num))
         lead, num = z.shape[:-1], local.first.shape[0]
         gradients = local.gradients().transpose(0, 1)
         return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
 
     def gradient(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
-        """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K)."""
+        """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K).
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z, weights = Potential(dim=4, num=3), torch.randn(8, 4), torch.rand(8, 3)
+            >>> mixed = (weights[..., None] * potential.gradients(z, 1.0)).sum(1)
+            >>> torch.allclose(potential.gradient(z, 1.0, weights), mixed, atol=1e-5)
+            True
+        """
         local, weights = self._acting(z, t, active)
         return closed_form.to_latents(local.networks, local.gradient_coefficient(), weights).reshape(z.shape)
 
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
-        """sum_k w^k grad grad^T u^k, (..., dim, dim)."""
+        """sum_k w^k grad grad^T u^k, (..., dim, dim).
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(4)
+            >>> truth = torch.autograd.functional.hessian(lambda z: potential(z, 1.0)[2], z)
+            >>> torch.allclose(potential.hessian(z, 1.0, 2), truth, atol=1e-5)
+            True
+        """
         local, weights = self._acting(z, t, active)
         return local.curvature(weights, reduced=False).hessian().reshape(*z.shape, self.dim)
 
     def log_det(
         self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
     ) -> tuple[Tensor, Tensor]:
-        r""":math:`\log\lvert\det(I + H / n)\rvert` and whether the step folds, (...) each; n is `substeps`."""
+        r""":math:`\log\lvert\det(I + H / n)\rvert` and whether the step folds, (...) each; n is `substeps`.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(8, 4)
+            >>> value, folds = potential.log_det(z, 1.0, 2)
+            >>> truth = torch.linalg.slogdet(torch.eye(4) + potential.hessian(z, 1.0, 2)).logabsdet
+            >>> torch.allclose(value, truth, atol=1e-5)
+            True
+        """
         local, weights = self._acting(z, t, active)
         value, folds = local.log_det(weights, substeps)
         return value.reshape(z.shape[:-1]), folds.reshape(z.shape[:-1])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
-        """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H."""
+        """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H.
+
+        Raises:
+            ValueError: v has another shape than z; and as `Potential`.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z, v = Potential(dim=4, num=3), torch.randn(4), torch.randn(4)
+            >>> truth = potential.hessian(z, 1.0, 2) @ v
+            >>> torch.allclose(potential.hessian_product(z, 1.0, 2, v), truth, atol=1e-5)
+            True
+        """
         local, weights = self._acting(z, t, active)
         require_shape("v", v, z.shape, "give each latent one direction")
         along = closed_form.along_inputs(local.networks, v.reshape(1, -1, self.dim))
         return closed_form.to_latents(local.networks, local.product_coefficient(along), weights).reshape(z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
-        """sum_k w^k tr H^k, (...)."""
+        """sum_k w^k tr H^k, (...).
+
+        Example:
+            >>> import torch
+            >>> from latentflow import Potential
+            >>> potential, z = Potential(dim=4, num=3), torch.randn(4)
+            >>> torch.allclose(potential.laplacian(z, 1.0, 2), potential.hessian(z, 1.0, 2).trace(), atol=1e-5)
+            True
+        """
         local, weights = self._acting(z, t, active)
         trace = local.laplacian()
         return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])

@@ -30,7 +30,8 @@ class DiffusionPrior(nn.Module):
         ``prior.log_prob(path)`` -> (B, T+1), in nats; ``prior.diffusion`` -> (K,).
 
     Raises:
-        ValueError: init is negative or of the wrong length, or the path has another number of potentials.
+        TypeError: num is no int, or path is no `LatentPath`.
+        ValueError: init is negative or of the wrong length, the form is unknown, or the path has another number of potentials.
 
     Example:
         >>> from latentflow import DiffusionPrior
@@ -66,14 +67,30 @@ class DiffusionPrior(nn.Module):
 
     @property
     def diffusion(self) -> Tensor:
-        """D, (K,), at least 0, in squared latent units per step."""
+        """D, (K,), at least 0, in squared latent units per step.
+
+        Example:
+            >>> from latentflow import DiffusionPrior
+            >>> DiffusionPrior(num=3).diffusion.tolist()
+            [0.0, 0.0, 0.0]
+        """
         return heat.projected(self.raw)
 
     def extra_repr(self) -> str:
         return f"num={self.num}, form={self.form!r}"
 
     def variance(self, weights: Tensor) -> Tensor:
-        r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K)."""
+        r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K), in squared latent units.
+
+        Raises:
+            ValueError: weights are not (B, T, K) with the K of the prior.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import DiffusionPrior
+            >>> DiffusionPrior(init=0.5).variance(torch.ones(1, 3, 1)).tolist()
+            [[1.0, 2.0, 3.0, 4.0]]
+        """
         self._check("weights", weights)
         if self.form == "heat":
             found = heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
@@ -81,7 +98,21 @@ class DiffusionPrior(nn.Module):
         return _of_particles(weights, self.diffusion.to(weights.dtype))
 
     def log_prob(self, path: LatentPath) -> Tensor:
-        r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats."""
+        r""":math:`\log p_t(z_t)` at the latents of the path, t = 0, ..., T: (B, T+1), in nats.
+
+        Raises:
+            TypeError: path is no `LatentPath`.
+            ValueError: its weights are not (B, T, K) with the K of the prior, or latents or the result are not finite.
+
+        Example:
+            >>> import torch
+            >>> from torch.distributions import Independent, Normal
+            >>> from latentflow import DiffusionPrior, FlowPosterior, Potential
+            >>> standard = Independent(Normal(torch.zeros(8, 4), torch.ones(8, 4)), 1)
+            >>> path = FlowPosterior(Potential(4))(standard, 0, steps=5)
+            >>> torch.allclose(DiffusionPrior().log_prob(path)[:, 5], standard.log_prob(path.z[:, 5]), atol=1e-4)
+            True
+        """
         check_path(path)
         self._check("path.weights", path.weights)
         if path.weights.shape[0] not in (1, path.z.shape[0]):

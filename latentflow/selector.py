@@ -30,6 +30,7 @@ class GumbelSelector(nn.Module):
         ``weights, logits = selector(x, generator=None)``: x as the classifier takes it -> (B, K) and (B, K).
 
     Raises:
+        TypeError: num is no int, or the classifier returns no floating tensor.
         ValueError: the classifier returns another shape or non-finite logits, or the schedule is not positive.
 
     Example:
@@ -63,7 +64,21 @@ class GumbelSelector(nn.Module):
         return f"num={self.num}, start={self.start}, minimum={self.minimum}, rate={self.rate}"
 
     def anneal(self, iteration: int) -> None:
-        """Set the temperature for this iteration, counted from 0."""
+        """Set the temperature for this iteration, counted from 0.
+
+        Raises:
+            ValueError: iteration is negative.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import GumbelSelector
+            >>> selector = GumbelSelector(torch.nn.Identity(), num=3)
+            >>> selector.anneal(90_000)
+            >>> round(selector.temperature.item(), 3)
+            0.067
+
+        Source: Song et al. 2023, supplement A.2.
+        """
         if iteration < 0:
             raise ValueError(f"iteration: got {iteration}, expected at least 0; count from the start of training")
         self.temperature.fill_(max(self.minimum, self.start * math.exp(-self.rate * iteration)))

@@ -31,7 +31,7 @@ def test_path_is_its_definition(potential, seed, steps, substeps, label):
         close(z, reference_path(potential, z0, weights, substeps, label)[0])
 
 
-def test_fields_have_the_shapes_of_the_contract():
+def test_fields_have_the_documented_shapes():
     q0, weights = gaussian(5, 3), rand(5, 2)
     path = FlowPosterior(make_potential(3, 2))(q0, weights=weights, steps=4)
     assert path.z.shape == (5, 5, 3)

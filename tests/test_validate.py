@@ -78,11 +78,11 @@ def test_a_posterior_without_scale_is_told_what_to_do():
         FLOW(q0, 0, steps=1)
 
 
-def test_the_public_names_are_those_of_the_contract():
-    contract = {
+def test_the_components_are_public_and_documented():
+    components = {
         *("Potential", "NegativeForce", "HJConstraint", "DiffusionPrior", "FlowPosterior", "GumbelSelector"),
         *("LatentPath", "FoldError", "flow_kl", "categorical_kl"),
     }
-    assert contract <= set(latentflow.__all__)
+    assert components <= set(latentflow.__all__)
     for name in latentflow.__all__:
         assert getattr(latentflow, name).__doc__, name

@@ -55,6 +55,7 @@ def check_potential(
 
     Raises:
         AssertionError: at the first property that fails, for the smallest example found.
+        ValueError: dim is needed and not given, or the module normalises its batch or drops out in training mode.
 
     Example:
         >>> from latentflow import Potential

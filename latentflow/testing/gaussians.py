@@ -63,13 +63,30 @@ class LinearGaussian:
     steps: int
 
     def path(self) -> LatentPath:
-        """Its sigma points as a path, with densities."""
+        """Its sigma points as a path (B, T+1, dim), with densities.
+
+        Example:
+            >>> import torch
+            >>> from latentflow.testing import Linear, LinearGaussian
+            >>> triple = Linear(2 * torch.eye(2)[None], torch.zeros(1, 2))
+            >>> LinearGaussian(triple, torch.zeros(2), torch.eye(2), steps=3).path().z.shape
+            torch.Size([4, 4, 2])
+        """
         q0 = Given(sigma_points(self.mean, self.covariance), self.mean[None], self.covariance[None])
         path: LatentPath = FlowPosterior(self.potential)(q0, 0, steps=self.steps)
         return path
 
     def moments(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and covariance at t = 0, ..., T."""
+        """Mean (dim,) and covariance (dim, dim) at t = 0, ..., T.
+
+        Example:
+            >>> import torch
+            >>> from latentflow.testing import Linear, LinearGaussian
+            >>> triple = Linear(2 * torch.eye(2)[None], torch.zeros(1, 2))
+            >>> mean, covariance = LinearGaussian(triple, torch.ones(2), torch.eye(2), steps=1).moments()[-1]
+            >>> mean.tolist(), covariance.tolist()
+            ([3.0, 3.0], [[9.0, 0.0], [0.0, 9.0]])
+        """
         mean, covariance = self.mean, self.covariance
         matrix = torch.eye(len(mean), dtype=mean.dtype) + self.potential.hessians[0].detach()
         found = [(mean, covariance)]
