@@ -19,7 +19,7 @@ class Acting:
     """What acts in each step, in the form that `derivatives` takes."""
 
     weights: Tensor  # (B, T, K)
-    label: int | Tensor | None  # one index, or labels (B, T); None where weights were given
+    k: int | Tensor | None  # one index, or labels (B, T); None where weights were given
     times: Tensor  # 0, ..., T, (T+1,)
     state: State  # of these three, as they were
     constant: bool = False  # labels (B, T) that stay the same along the path
@@ -27,21 +27,21 @@ class Acting:
 
     @classmethod
     def noted(
-        cls, weights: Tensor, label: int | Tensor | None, times: Tensor, constant: bool = False, readable: bool = False
+        cls, weights: Tensor, k: int | Tensor | None, times: Tensor, constant: bool = False, readable: bool = False
     ) -> Acting:
         """With the state that they are in."""
-        return cls(weights, label, times, states(weights, label, times), constant, readable)
+        return cls(weights, k, times, states(weights, k, times), constant, readable)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies are noted anew."""
-        return Acting.noted, (self.weights, self.label, self.times, self.constant, self.readable)
+        return Acting.noted, (self.weights, self.k, self.times, self.constant, self.readable)
 
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
         """Whether this is what acts with these weights at these times, and nobody has written to it since.
 
         Where either was asked inside of a compiled graph, nobody could tell.
         """
-        now = states(weights, self.label, times)
+        now = states(weights, self.k, times)
         return self.weights is weights and self.times is times and (not now or not self.state or self.state == now)
 
     @property
@@ -50,15 +50,15 @@ class Acting:
 
     def at(self, step: int) -> int | Tensor:
         """One index, labels (B,) or weights (B, K), for step 0, ..., T-1."""
-        if self.label is None:
+        if self.k is None:
             return self.weights[:, step]
-        return self.label[:, step] if isinstance(self.label, Tensor) else self.label
+        return self.k[:, step] if isinstance(self.k, Tensor) else self.k
 
     def fine(self, substeps: int) -> int | Tensor:
         """One index, labels (B, T substeps) or weights (B, T substeps, K)."""
-        if isinstance(self.label, int):
-            return self.label
-        return (self.weights if self.label is None else self.label).repeat_interleave(substeps, 1)
+        if isinstance(self.k, int):
+            return self.k
+        return (self.weights if self.k is None else self.k).repeat_interleave(substeps, 1)
 
 
 def acting(
@@ -73,22 +73,22 @@ def acting(
     times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
     if weights is not None:
         return Acting.noted(_weights(weights, z, steps, num), None, times)
-    label = _label(k, z, steps, num)
-    if isinstance(label, int):
+    k = _index_or_labels(k, z, steps, num)
+    if isinstance(k, int):
         row = z.new_zeros(num)
-        row[label] = 1
-        return Acting.noted(row.expand(z.shape[0], steps, num), label, times)
-    readable = labels_in_range("k", label, num)
+        row[k] = 1
+        return Acting.noted(row.expand(z.shape[0], steps, num), k, times)
+    readable = labels_in_range("k", k, num)
     if not readable:
-        label = label.clamp(0, num - 1)  # taken on trust, not to crash
-    one_hot = z.new_zeros(*label.shape, num).scatter(-1, label[..., None], 1)
-    if label.ndim == 2:
-        return Acting.noted(one_hot, label, times)
-    weights, label = one_hot[:, None].expand(-1, steps, -1), label[:, None].expand(-1, steps)
-    return Acting.noted(weights, label, times, constant=True, readable=readable)
+        k = k.clamp(0, num - 1)  # taken on trust, not to crash
+    one_hot = z.new_zeros(*k.shape, num).scatter(-1, k[..., None], 1)
+    if k.ndim == 2:
+        return Acting.noted(one_hot, k, times)
+    weights, k = one_hot[:, None].expand(-1, steps, -1), k[:, None].expand(-1, steps)
+    return Acting.noted(weights, k, times, constant=True, readable=readable)
 
 
-def _label(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
+def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:
     fix = "pass an int or a tensor of integer labels (torch.as_tensor); a mixture goes to weights="
     if type(k) is int or (isinstance(k, (int, np.integer)) and not isinstance(k, bool)):
         return index(int(k), num)

@@ -167,16 +167,16 @@ class HJConstraint(nn.Module):
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
         # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
-        label = path.acting.label if path.acting is not None and _intact(path) else None
-        weights = path.weights if label is None else None
+        k = path.acting.k if path.acting is not None and _intact(path) else None
+        weights = path.weights if k is None else None
         t = path.times[1:] if self.label == "end" else path.times[:-1]
         if self.times == "uniform":
             cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
             t = path.times[1:] - cell  # in (t-1, t]
-        penalty = self._penalty(*self._residual_and_force(z, t, label))
+        penalty = self._penalty(*self._residual_and_force(z, t, k))
         total = penalty.mean((1, 2)) if weights is None else (weights * penalty).sum((1, 2)) / z.shape[1]
         if self.initial_weight > 0:
-            initial = self._initial(z[:, 0], label[:, 0] if isinstance(label, Tensor) else label)
+            initial = self._initial(z[:, 0], k[:, 0] if isinstance(k, Tensor) else k)
             initial = initial if weights is None else weights[:, 0] * initial
             total = torch.add(total, initial.sum(-1), alpha=self.initial_weight)
         return total
@@ -196,26 +196,24 @@ class HJConstraint(nn.Module):
             and path.rollout.is_of(self.potential, path.z)
         )
 
-    def _residual_and_force(
-        self, z: Tensor, t: Tensor | float, label: int | Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _residual_and_force(self, z: Tensor, t: Tensor | float, k: int | Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(..., K) of every potential, or (..., 1) of the labelled one."""
-        rate, gradients = derivatives.first_derivatives(self.potential, z, t, label)
+        rate, gradients = derivatives.first_derivatives(self.potential, z, t, k)
         left = rate + 0.5 * gradients.square().sum(-1)
         if self.force is None:
             return left, None
-        num = left.shape[-1] if label is None else derivatives.number_of_potentials(self.potential, z)
+        num = left.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
         force = derivatives.values(self.force, z, t)
         if force.shape != (*z.shape[:-1], num):
             raise ValueError(
                 f"force(z, t): got shape {tuple(force.shape)}, expected {(*z.shape[:-1], num)} like the potential; "
                 "give both the same num"
             )
-        force = derivatives.labelled(force, label)
+        force = derivatives.labelled(force, k)
         return left - force, force
 
-    def _initial(self, z: Tensor, label: int | Tensor | None) -> Tensor:
-        return derivatives.first_derivatives(self.potential, z, 0.0, label)[1].square().sum(-1)
+    def _initial(self, z: Tensor, k: int | Tensor | None) -> Tensor:
+        return derivatives.first_derivatives(self.potential, z, 0.0, k)[1].square().sum(-1)
 
 
 def _intact(path: LatentPath) -> bool:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latentflow.product import divided
+
 
 class Coupling(NamedTuple):
     """C / n, which is its own adjoint."""
@@ -35,14 +37,9 @@ class Coupling(NamedTuple):
         """The sum y + C(p) / n, (G, N, h); `plus` is `plus_product`, or `add_product` where nobody needs y any more."""
         if self.square is not None:
             return plus(y, p, self.square)
-        motion = self.to_latents(torch.bmm(p, self.weight))
-        return plus(y, motion.expand(y.shape[0], -1, -1), self.weight.mT)
+        moved = self.motion(torch.bmm(p, self.weight))
+        return plus(y, moved.expand(y.shape[0], -1, -1), self.weight.mT)
 
-    def to_latents(self, each: Tensor) -> Tensor:
+    def motion(self, each: Tensor) -> Tensor:
         """How far what the networks say, (G, N, d), moves latents, (1 or G, N, d)."""
         return divided(each if self.own else each.sum(0, keepdim=True), self.substeps)
-
-
-def divided(x: Tensor, substeps: int) -> Tensor:
-    """The share of one substep, at no cost for the usual 1."""
-    return x if substeps == 1 else x / substeps

@@ -23,21 +23,21 @@ from latentflow.validate import active_rows, broadcasts, require_floating, requi
 
 
 def first_derivatives(
-    potential: nn.Module, z: Tensor, t: Tensor | float, label: int | Tensor | None = None
+    potential: nn.Module, z: Tensor, t: Tensor | float, k: int | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """du/dt (..., K) and grad u (..., K, dim) of every potential, or of the labelled one alone with K = 1."""
     if has_closed_form(potential):
-        if not isinstance(label, Tensor):
-            return potential.first_derivatives(z, t, label)
+        if not isinstance(k, Tensor):
+            return potential.first_derivatives(z, t, k)
         rates, slopes = potential.first_derivatives(z, t)
-        index = label[..., None]
+        index = k[..., None]
         return rates.gather(-1, index), slopes.gather(-2, index[..., None].expand(*index.shape, z.shape[-1]))
     u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), *rows(z, t))[:2]
     unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
-    if label is None:
+    if k is None:
         pulled = [pull_back(row.expand_as(u)) for row in unit]
     else:
-        pulled = [pull_back(unit[label].reshape(-1, u.shape[-1]).expand_as(u))]
+        pulled = [pull_back(unit[k].reshape(-1, u.shape[-1]).expand_as(u))]
     gradients = torch.stack([gradient for gradient, _ in pulled], 1)
     time_derivatives = torch.stack([rate for _, rate in pulled], 1)
     lead = z.shape[:-1]
@@ -100,11 +100,11 @@ def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
     return u.reshape(*z.shape[:-1], u.shape[-1])
 
 
-def labelled(x: Tensor, label: int | Tensor | None) -> Tensor:
+def labelled(x: Tensor, k: int | Tensor | None) -> Tensor:
     """The columns of x (..., K) that act: all, or the labelled one with K = 1."""
-    if label is None:
+    if k is None:
         return x
-    return x.gather(-1, label[..., None]) if isinstance(label, Tensor) else x[..., label : label + 1]
+    return x.gather(-1, k[..., None]) if isinstance(k, Tensor) else x[..., k : k + 1]
 
 
 def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:

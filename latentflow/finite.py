@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from latentflow.validate import require_finite, sums_up
+from latentflow.validate import require_finite, sum_is_finite
 
 
 def require_finite_path(fine: Tensor, substeps: int) -> None:
     """Name the first step and the samples at which a path left the finite numbers; index 0 is z_0 itself."""
-    if sums_up(fine[:, -1]) is not False:  # what is no number stays none, whatever is added to it
+    if sum_is_finite(fine[:, -1]) is not False:  # what is no number stays none, whatever is added to it
         return
     finite = fine.isfinite().all(-1)
     if bool(finite.all()):  # only their sum overflows
@@ -25,7 +25,7 @@ def require_finite_path(fine: Tensor, substeps: int) -> None:
 
 def require_finite_log_det(log_det: Tensor, substeps: int) -> None:
     """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
-    if sums_up(log_det) is not False:
+    if sum_is_finite(log_det) is not False:
         return
     finite = log_det.isfinite()
     if bool(finite.all()):

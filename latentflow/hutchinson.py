@@ -15,9 +15,8 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.closed_form import Matrices
-from latentflow.coupling import divided
 from latentflow.hessian_product import Parts, coefficient_of_product, curvature_of_output
-from latentflow.product import add_product, twice_negative
+from latentflow.product import add_product, divided, twice_negative
 from latentflow.tanh import through_tanh
 
 

@@ -105,7 +105,7 @@ def parts_of(z: Tensor) -> int:
 
 def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     """The cheapest layout for what acts in T steps of this many substeps."""
-    labels, num = what.label, what.weights.shape[-1]
+    labels, num = what.k, what.weights.shape[-1]
     if isinstance(labels, int):
         return Layout(labels, None, None, None)
     if labels is not None and num == 1:

@@ -23,7 +23,7 @@ from latentflow.path import LatentPath, densities
 from latentflow.precision import autocast_off, without_autocast
 from latentflow.rollout import Rollout, roll_out
 from latentflow.validate import one_of, positive_integer
-from latentflow.volume import log_det_of_steps, rate
+from latentflow.volume import divergence, log_det_of_steps
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
@@ -282,7 +282,7 @@ class FlowPosterior(nn.Module):
         return _Rolled(z, value, folds, rollout if on_grid else None)
 
     def _integrate(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
-        of_volume = rate(self.potential, log_det, what, z0, generator)
+        of_volume = divergence(self.potential, log_det, what, z0, generator)
         z, value = solvers.integrate(self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options)
         require_finite_path(z, 1)
         if value is not None:

@@ -9,7 +9,7 @@ from latentflow import heat
 from latentflow.compiler import one_operation
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import autocast_off
-from latentflow.validate import one_of, positive_integer, require, require_finite, sums_up
+from latentflow.validate import one_of, positive_integer, require, require_finite, sum_is_finite
 
 
 class DiffusionPrior(nn.Module):
@@ -136,7 +136,7 @@ def _log_prob(form: str, z: Tensor, weights: Tensor, raw: Tensor) -> Tensor:
             value = heat.log_density(z, *_acted(weights), raw)
         else:
             value = heat.log_normal(z, _of_particles(weights, heat.projected(raw)))
-        if sums_up(value) is False:
+        if sum_is_finite(value) is False:
             require_finite("path.z", z, "look for exploding potentials")
             fix = "look for exploding latents or a huge prior.diffusion, or use float64"
             require_finite("prior.log_prob", value, fix)
@@ -154,10 +154,10 @@ def _of_particles(weights: Tensor, diffusion: Tensor) -> Tensor:
 
 def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:
     """How long each k has acted at step 0, ..., T, (B or 1, T+1 or 1, K), and factors of that, (T+1,)."""
-    steps, spread = weights.shape[1], not weights.requires_grad  # else each weight wants its own gradient
-    if spread and weights.stride(0) == 0:  # the same acts in all samples
+    steps, may_share = weights.shape[1], not weights.requires_grad  # else each weight wants its own gradient
+    if may_share and weights.stride(0) == 0:  # the same acts in all samples
         weights = weights[:1]
-    if spread and weights.stride(1) == 0:  # the same acts in all steps
+    if may_share and weights.stride(1) == 0:  # the same acts in all steps
         return weights[:, :1], torch.arange(steps + 1, dtype=weights.dtype, device=weights.device)
     acted = torch.cat((torch.zeros_like(weights[:, :1]), weights.cumsum(1)), 1)
     return acted, weights.new_ones(steps + 1)

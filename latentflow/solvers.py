@@ -14,12 +14,12 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from latentflow.coupling import divided
+from latentflow.product import divided
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 
 Field = Callable[[Tensor, Tensor, int], Tensor]
-Rate = Callable[[Tensor, Tensor, int], Tensor]
+Divergence = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class FoldError(ValueError):
@@ -117,15 +117,15 @@ def euler(field: Field, z: Tensor, times: Tensor, substeps: int) -> Tensor:
 
 
 def integrate(
-    field: Field, rate: Rate | None, z: Tensor, steps: int, method: str, options: dict[str, Any]
+    field: Field, divergence: Divergence | None, z: Tensor, steps: int, method: str, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """Latents (B, steps+1, dim) and, where `rate` (its Laplacian) is given, its integral over each step (B, steps)."""
+    """Latents (B, steps+1, dim) and, where `divergence` (its Laplacian) is given, its integral over each step (B, steps)."""
     latents, integrals = [z], []
     for step in range(steps):
-        z, integral = _one_step(field, rate, z, step, step, step + 1, method, options)
+        z, integral = _one_step(field, divergence, z, step, step, step + 1, method, options)
         latents.append(z)
         integrals.append(integral)
-    return torch.stack(latents, 1), None if rate is None else torch.stack(integrals, 1)
+    return torch.stack(latents, 1), None if divergence is None else torch.stack(integrals, 1)
 
 
 def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dict[str, Any]) -> Tensor:
@@ -168,15 +168,22 @@ def _succeeds(back: Callable[[Tensor], Tensor], z: Tensor) -> bool:
 
 
 def _one_step(
-    field: Field, rate: Rate | None, z: Tensor, step: int, begin: int, end: int, method: str, options: dict[str, Any]
+    field: Field,
+    divergence: Divergence | None,
+    z: Tensor,
+    step: int,
+    begin: int,
+    end: int,
+    method: str,
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     span = torch.tensor([begin, end], dtype=z.dtype, device=z.device)
 
     def derivative(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         motion = field(state[0], t, step)
-        return (motion,) if rate is None else (motion, rate(state[0], t, step))
+        return (motion,) if divergence is None else (motion, divergence(state[0], t, step))
 
-    start = (z,) if rate is None else (z, torch.zeros_like(z[:, 0]))
+    start = (z,) if divergence is None else (z, torch.zeros_like(z[:, 0]))
     if z.shape[0] == 0:  # adaptive solvers find no step size for an empty batch
         return start[0], start[-1]
     try:

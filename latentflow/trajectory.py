@@ -106,7 +106,7 @@ def follow(
         moving = said(first, second, active)
     activations = Activations.joined(found, inputs.transpose(0, 1).flatten(1, 2) if in_place else None)
     gradients = torch.bmm(activations.moving, weight)
-    return Trajectory(coupling.to_latents(gradients[:, size:]), gradients, activations, coupling.square)
+    return Trajectory(coupling.motion(gradients[:, size:]), gradients, activations, coupling.square)
 
 
 def with_time_0(weights: Tensor) -> Tensor:

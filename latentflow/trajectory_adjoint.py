@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Matrices, Networks, at_times
-from latentflow.coupling import Coupling, divided
-from latentflow.product import add_product, few, over_rows, plus_product
+from latentflow.coupling import Coupling
+from latentflow.product import add_product, divided, few, over_rows, plus_product
 from latentflow.tanh import slope_of
 from latentflow.trajectory import Trajectory, joined_blocks, with_time_0
 from latentflow.written_out import room, unrecorded
@@ -160,7 +160,7 @@ def adjoint(
     by_v, by_all_moves = joined_blocks(by_values[::-1]), joined_blocks(by_moves[::-1])
     # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
     by_moved, but_last = torch.bmm(ys, weight), slice((steps - 1) * size)
-    by_motion[:, but_last].add_(coupling.to_latents(by_moved[:, size:]))
+    by_motion[:, but_last].add_(coupling.motion(by_moved[:, size:]))
     by_weight = add_product(by.matrices.input_weight, y.mT, rows.expand(weight.shape[0], -1, -1))
     by_weight = add_product(by_weight, ys[:, size:].mT, trajectory.motion[:, but_last].expand(weight.shape[0], -1, -1))
     if by_all is None:

@@ -66,7 +66,7 @@ def holds(condition: Tensor) -> bool | None:
     return read(condition, lambda x: bool(x.all()))
 
 
-def sums_up(x: Tensor) -> bool | None:
+def sum_is_finite(x: Tensor) -> bool | None:
     """Whether the sum of `x` is finite, hence all of x, or None where values may not be read. One number tells."""
     return read(x, lambda x: math.isfinite(x.sum().item()))
 
@@ -91,13 +91,13 @@ def require(condition: Tensor, message: Callable[[], str]) -> None:
 
 def require_finite(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
     """Raise unless all of `x` is finite, naming the samples (first axis) that are not; of (B,) where it is said `by_sample`."""
-    if sums_up(x) is False:  # to which an overflow suffices
+    if sum_is_finite(x) is False:  # to which an overflow suffices
         _require_each(name, x.isfinite(), by_sample, "non-finite values", "finite numbers", fix)
 
 
 def require_no_nan(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
     """The same for what may be infinite, as the log density of what cannot be."""
-    if sums_up(x) is False:
+    if sum_is_finite(x) is False:
         _require_each(name, ~x.isnan(), by_sample, "nan", "numbers", fix)
 
 

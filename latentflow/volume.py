@@ -1,4 +1,4 @@
-"""How the flow of any potential changes volume: the log-determinants of Euler's steps, and the rate of an ODE's."""
+"""How the flow of any potential changes volume: the log-determinants of Euler's steps, and the divergence of an ODE."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from latentflow import derivatives, logdet
 from latentflow.acting import Acting
-from latentflow.coupling import divided
-from latentflow.solvers import Rate
+from latentflow.product import divided
+from latentflow.solvers import Divergence
 
 
 def log_det_of_steps(
@@ -36,9 +36,9 @@ def log_det_of_steps(
     return logdet.laplacian(derivatives.laplacian(*here) / substeps), None
 
 
-def rate(
+def divergence(
     potential: nn.Module, log_det: str | None, what: Acting, z0: Tensor, generator: torch.Generator | None
-) -> Rate | None:
+) -> Divergence | None:
     """The Laplacian along an ODE, whose integral is the log-determinant: exact, or Hutchinson's estimate; None for none."""
     if log_det is None:
         return None

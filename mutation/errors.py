@@ -198,8 +198,8 @@ ERRORS = (
     ),
     _solvers(
         "the Laplacian is integrated along a path that stands still",
-        "else (motion, rate(state[0], t, step))",
-        "else (motion, rate(z, t, step))",
+        "else (motion, divergence(state[0], t, step))",
+        "else (motion, divergence(z, t, step))",
     ),
     _inverse(
         "preimages are not verified",
@@ -230,7 +230,7 @@ ERRORS = (
         "derivatives.log_det(*here)",
     ),
     _volume(
-        "the rate of an ODE is estimated of what acts in its first step",
+        "the divergence of an ODE is estimated of what acts in its first step",
         "derivatives.hessian_product(potential, z, t, what.at(step), probe)",
         "derivatives.hessian_product(potential, z, t, what.at(0), probe)",
     ),
@@ -414,7 +414,7 @@ ERRORS = (
     ),
     _trajectory_adjoint(
         "half of the gradient of A Aᵀ is missing",
-        ".add_(coupling.to_latents(by_moved[:, size:]))",
+        ".add_(coupling.motion(by_moved[:, size:]))",
         ".add_(0)",
     ),
     _trajectory_adjoint(
@@ -563,7 +563,7 @@ ERRORS = (
         "if True:",
     ),
     _acting("switching is ignored", "return self.weights[:, step]", "return self.weights[:, 0]"),
-    _acting("labels that switch are taken from the first step", "self.label[:, step]", "self.label[:, 0]"),
+    _acting("labels that switch are taken from the first step", "self.k[:, step]", "self.k[:, 0]"),
     Error(
         "factors carry into other factors",
         "examples/data/factors.py",

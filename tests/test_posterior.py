@@ -42,7 +42,7 @@ def test_fields_have_the_documented_shapes():
     assert torch.equal(path.weights, weights[:, None].expand(5, 4, 2))
     assert path.times.tolist() == [0, 1, 2, 3, 4]
     assert path.q0 is q0
-    assert path.acting.label is None
+    assert path.acting.k is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         path.z = None
 
