@@ -17,7 +17,7 @@ from torch import Tensor
 from latentflow import logdet
 from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product, plus_product
-from latentflow.validate import holds, read
+from latentflow.validate import holds, may_read
 from latentflow.written_out import forward_mode, more_is_asked, unrecorded
 
 
@@ -40,7 +40,7 @@ class Curvature(NamedTuple):
     def log_det(self) -> tuple[Tensor, Tensor]:
         """`logdet.exact`: log |det(I + H)| and the folds, (R, N) each."""
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in self) and not forward_mode()
-        if differentiable and read(self.inner, lambda _: True):  # else nobody could tell whether there are folds
+        if differentiable and may_read(self.inner):  # else nobody could tell whether there are folds
             with torch.no_grad():
                 matrix = self.jacobian().mT  # the same, as LAPACK wants it in memory
                 in_place = unrecorded()  # memory of this size takes longer to come by than to fill

@@ -73,14 +73,17 @@ def sum_is_finite(x: Tensor) -> bool | None:
 
 def read(x: Tensor, of: Callable[[Tensor], Found]) -> Found | None:
     """What `of` reads of the values of `x`, or None where values may not be read."""
-    if torch.compiler.is_compiling() or not _VALUES_ARE_CHECKED.get():
-        return None
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
     try:
-        return of(x)
+        return of(x) if may_read(x) else None
     except RuntimeError:  # inside vmap or with fake tensors there are no numbers to read
         return None
+
+
+def may_read(x: Tensor) -> bool:
+    """Whether values of `x` may be waited for: not in compiled code, a CUDA graph, or where `validate_values` forbids it."""
+    if torch.compiler.is_compiling() or not _VALUES_ARE_CHECKED.get():
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def require(condition: Tensor, message: Callable[[], str]) -> None:
