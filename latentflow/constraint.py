@@ -14,7 +14,7 @@ from latentflow.path import LatentPath, check_path
 from latentflow.posterior import FlowPosterior
 from latentflow.potential import NegativeForce, Potential
 from latentflow.precision import in_full_precision, without_autocast
-from latentflow.validate import one_of, require_finite, require_floating
+from latentflow.validate import number, one_of, require, require_finite, require_floating
 
 
 class HJConstraint(nn.Module):
@@ -83,7 +83,7 @@ class HJConstraint(nn.Module):
                     "make them alike"
                 )
         for name, price in (("force_penalty", force_penalty), ("initial_weight", initial_weight)):
-            if not 0 <= price < math.inf:
+            if not 0 <= number(name, price) < math.inf:
                 raise ValueError(
                     f"{name}: got {price}, expected a finite number of at least 0; it multiplies a penalty"
                 )
@@ -123,6 +123,7 @@ class HJConstraint(nn.Module):
         """
         with without_autocast(z):
             z = _latents(z)
+            derivatives.number_of_potentials(self.potential, z)  # which a module may get wrong
             return require_finite_derivatives("residual", self._residual_and_force(z, t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
@@ -204,6 +205,12 @@ class HJConstraint(nn.Module):
             return left, None
         num = left.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
         force = derivatives.values(self.force, z, t)
+        require(
+            ~(force > 0),
+            lambda: (
+                f"force(z, t): got values up to {force.max().item():.3g}, expected none above 0; return minus a square"
+            ),
+        )
         if force.shape != (*z.shape[:-1], num):
             raise ValueError(
                 f"force(z, t): got shape {tuple(force.shape)}, expected {(*z.shape[:-1], num)} like the potential; "

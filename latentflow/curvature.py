@@ -89,7 +89,7 @@ class _LogDet(torch.autograd.Function):
         curvature = Curvature(*given)
         layers, outer, basis, inner = curvature
         if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature.jacobian()))
+            inverse = logdet.inverse_of(torch.linalg.cholesky_ex(curvature.jacobian()).L)
         spread = torch.matmul(layers, inverse)
         grad = grad[..., None]
         if many(inner):

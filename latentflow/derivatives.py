@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from latentflow import logdet
 from latentflow.potential import NegativeForce, Potential
-from latentflow.validate import active_rows, broadcasts, require_floating, require_shape
+from latentflow.validate import active_rows, as_times, broadcasts, require_floating, require_shape
 
 
 def first_derivatives(
@@ -123,10 +123,10 @@ def require_potential(potential: object) -> None:
 
 
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
-    """K: known of our own potentials, else found by evaluating one latent; a user's module need not say it.
+    """K: known of our own potentials, else found by evaluating one latent, and two; a user's module need not say it.
 
     Raises:
-        ValueError: a user's module normalises its batch, or drops out.
+        ValueError: a user's module normalises its batch, or drops out, or has as many columns as there are latents.
     """
     if has_closed_form(potential):
         return potential.num
@@ -139,7 +139,14 @@ def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
                 "answer each time; call .eval() on it, or leave it out"
             )
     with torch.no_grad():
-        return _evaluate(potential, *rows(z.detach().reshape(-1, z.shape[-1])[:1], 0.0)).shape[-1]
+        first = rows(z.detach(), 0.0)[0][:1]
+        of_one, of_two = (_evaluate(potential, *rows(x, 0.0)).shape[-1] for x in (first, torch.cat((first, first))))
+    if of_one != of_two:
+        raise ValueError(
+            f"potential(z, t): got {of_one} columns for one latent and {of_two} for two, expected (N, K) with one K; "
+            "t is (N,): write t[:, None] where it meets columns"
+        )
+    return of_one
 
 
 def dimension(potential: nn.Module) -> int | None:
@@ -170,7 +177,7 @@ def _is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
 def rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """Z (..., dim) as (N, dim), and t, which broadcasts to (...), as (N,), of z's dtype and device."""
     require_floating("z", z, "pass latents")
-    times = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
+    times = as_times(t, z)
     lead = z.shape[:-1]
     if z.ndim < 1 or not broadcasts(times.shape, lead):
         raise ValueError(
@@ -202,10 +209,14 @@ def _mix(u: Tensor, active: int | Tensor, lead: tuple[int, ...]) -> Tensor:
 
 def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor) -> Tensor:
     u = potential(rows, times)
-    if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0]:
+    if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0] or u.shape[1] == 0:
         got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         raise ValueError(
             f"potential(z, t): got {got} for z {tuple(rows.shape)} and t {tuple(times.shape)}, expected "
             f"({rows.shape[0]}, K); return one column for each potential, for example u.unsqueeze(-1)"
+        )
+    if not u.is_floating_point():
+        raise TypeError(
+            f"potential(z, t): got {u.dtype}, expected {rows.dtype} like z; what has no slope moves nothing"
         )
     return u

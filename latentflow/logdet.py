@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from latentflow.precision import apart_from_autocast
-from latentflow.validate import as_validated_now, holds
+from latentflow.validate import as_validated_now, holds, may_read
 from latentflow.written_out import forward_mode
 
 _BITS = 32  # of a random number
@@ -138,8 +138,17 @@ class _LogDet(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         matrix, factor = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives the inverse must remember what it is the inverse of
-            factor = torch.linalg.cholesky(matrix)
-        return grad[..., None, None] * torch.cholesky_inverse(factor), None
+            factor = torch.linalg.cholesky_ex(matrix).L
+        return grad[..., None, None] * inverse_of(factor), None
+
+
+def inverse_of(factor: Tensor) -> Tensor:
+    """(L L^T)^-1 for L, (..., d, d). LAPACK's own inverse is faster, but waits for a device to say that it went well."""
+    if may_read(factor):
+        return torch.cholesky_inverse(factor)
+    identity = torch.ones_like(factor[..., 0]).diag_embed()
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse.mT @ inverse
 
 
 def _through_cholesky(matrix: Tensor, factor: Tensor) -> Tensor:

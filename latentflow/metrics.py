@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,9 @@ def identity_error(target: Tensor) -> Tensor:
 
     Source: Song et al. 2023, section 4.1, whose vanilla VAE is set not to move; that its autoencoder be perfect is ours.
     """
+    require_floating("target", target, "divide images by 255")
+    if target.ndim < 2:
+        raise ValueError(f"target: got shape {tuple(target.shape)}, expected (B, T+1, ...); add the missing axes")
     return equivariance_error(target[:, :1].expand_as(target), target)
 
 
@@ -168,6 +172,10 @@ def importance_weighted_bound(
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
     positive_integer("samples", samples)
+    if not callable(log_likelihood):
+        raise TypeError(
+            f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
+        )
     flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
     flow.log_det = None
     log_weights = []
@@ -209,9 +217,10 @@ def gaussian_constant(pixels: int) -> float:
     Print it beside such values.
 
     Args:
-        pixels: n, all channels counted.
+        pixels: n, all channels counted, an int.
 
     Raises:
+        TypeError: pixels is no int.
         ValueError: pixels is negative.
 
     Example:
@@ -221,6 +230,8 @@ def gaussian_constant(pixels: int) -> float:
 
     Source: the density of N(x; x, I); the mathematics page of the docs compares the paper's likelihoods with it.
     """
+    if not isinstance(pixels, Integral) or isinstance(pixels, bool):
+        raise TypeError(f"pixels: got {pixels!r}, expected an int; count those of all channels")
     if pixels < 0:
         raise ValueError(f"pixels: got {pixels}, expected at least 0; count those of all channels")
     return -0.5 * pixels * math.log(2 * math.pi)

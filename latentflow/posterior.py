@@ -90,6 +90,8 @@ class FlowPosterior(nn.Module):
         memory: int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(potential, FlowPosterior):
+            raise TypeError("potential: got FlowPosterior, expected the potential that it follows; pass flow.potential")
         derivatives.require_potential(potential)
         one_of("log_det", log_det, LOG_DETS)
         one_of("label", label, ("end", "start"))
@@ -102,8 +104,8 @@ class FlowPosterior(nn.Module):
                 "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
                 "use smaller batches"
             )
+        self._odeint_options = solvers.checked_options(solver, self.substeps, solver_options or {}, log_det, label)
         self.solver_options = dict(solver_options or {})
-        self._odeint_options = solvers.checked_options(solver, self.substeps, self.solver_options, log_det, label)
 
     def extra_repr(self) -> str:
         return f"log_det={self.log_det!r}, solver={self.solver!r}, substeps={self.substeps}, label={self.label!r}"

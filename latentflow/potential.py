@@ -13,6 +13,7 @@ from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import (
     active_rows,
+    as_times,
     broadcasts,
     index,
     positive_integer,
@@ -301,8 +302,7 @@ class Potential(nn.Module):
     def checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
         self.check_latents(z)
-        # A number is made on the device: copying it there would wait, and could not be captured in a CUDA graph.
-        t = t.to(z) if isinstance(t, Tensor) else z.new_full((), t)
+        t = as_times(t, z)
         lead = z.shape[:-1]
         if not broadcasts(t.shape, lead):
             raise ValueError(

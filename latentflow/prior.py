@@ -9,7 +9,7 @@ from latentflow import heat
 from latentflow.compiler import one_operation
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import autocast_off
-from latentflow.validate import one_of, positive_integer, require, require_finite, sum_is_finite
+from latentflow.validate import number, one_of, positive_integer, require, require_finite, sum_is_finite
 
 
 class DiffusionPrior(nn.Module):
@@ -54,6 +54,9 @@ class DiffusionPrior(nn.Module):
         self.num = positive_integer("num", num)
         one_of("form", form, ("heat", "particle"))
         self.form = form
+        init = init if isinstance(init, Tensor) else number("init", init)
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype: got {dtype}, expected a floating dtype; D is learned")
         start = torch.as_tensor(init, dtype=dtype or torch.get_default_dtype(), device=device)
         if start.shape not in ((), (num,)):
             raise ValueError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow.precision import in_full_precision, without_autocast
-from latentflow.validate import positive_integer, require_finite, require_floating
+from latentflow.validate import number, positive_integer, require_finite, require_floating
 
 
 class GumbelSelector(nn.Module):
@@ -50,14 +51,20 @@ class GumbelSelector(nn.Module):
         self, classifier: nn.Module, num: int, *, start: float = 1.0, minimum: float = 0.05, rate: float = 3e-5
     ) -> None:
         super().__init__()
+        if not isinstance(classifier, nn.Module):
+            raise TypeError(
+                f"classifier: got {type(classifier).__name__}, expected a module from x to (B, num) logits; "
+                "parameters of anything else would not be learned"
+            )
         self.classifier = classifier
         self.num = positive_integer("num", num)
+        start, minimum, rate = number("start", start), number("minimum", minimum), number("rate", rate)
         if not 0 < minimum <= start < math.inf or not 0 <= rate < math.inf:
             raise ValueError(
                 f"temperature: got start={start}, minimum={minimum}, rate={rate}, expected 0 < minimum <= start and "
                 "rate >= 0; the temperature falls from start to minimum"
             )
-        self.start, self.minimum, self.rate = float(start), float(minimum), float(rate)
+        self.start, self.minimum, self.rate = start, minimum, rate
         self.register_buffer("temperature", torch.tensor(self.start))  # state: saved, restored and resumed
 
     def extra_repr(self) -> str:
@@ -67,6 +74,7 @@ class GumbelSelector(nn.Module):
         """Set the temperature for this iteration, counted from 0.
 
         Raises:
+            TypeError: iteration is no int.
             ValueError: iteration is negative.
 
         Example:
@@ -79,6 +87,8 @@ class GumbelSelector(nn.Module):
 
         Source: Song et al. 2023, supplement A.2.
         """
+        if not isinstance(iteration, Integral) or isinstance(iteration, bool):
+            raise TypeError(f"iteration: got {iteration!r}, expected an int; count from the start of training")
         if iteration < 0:
             raise ValueError(f"iteration: got {iteration}, expected at least 0; count from the start of training")
         self.temperature.fill_(max(self.minimum, self.start * math.exp(-self.rate * iteration)))

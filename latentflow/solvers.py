@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -55,11 +55,13 @@ class FoldError(ValueError):
 
 
 def checked_options(
-    solver: str, substeps: int, given: dict[str, Any], log_det: str | None, label: str
+    solver: str, substeps: int, given: Mapping[str, Any], log_det: str | None, label: str
 ) -> dict[str, Any]:
     """The keyword arguments of `torchdiffeq.odeint`, none for Euler; an error where a flow's settings do not go together."""
     if not isinstance(solver, str):
         raise TypeError(f"solver: got {solver!r}, expected 'euler' or the name of a torchdiffeq method; pass a string")
+    if not isinstance(given, Mapping):
+        raise TypeError(f"solver_options: got {given!r}, expected a dict; name what torchdiffeq.odeint takes, as rtol")
     if solver == "euler":
         if given:
             raise ValueError(f"solver_options: got {given} with solver='euler', expected none; set substeps instead")
@@ -74,7 +76,7 @@ def checked_options(
     return _odeint_options(solver, substeps, given)
 
 
-def _odeint_options(method: str, substeps: int, given: dict[str, Any]) -> dict[str, Any]:
+def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `torchdiffeq.odeint` for a method, checked by integrating a line."""
     options = {name: value for name, value in given.items() if name not in ("rtol", "atol", "options")}
     options.update(given.get("options", {}))
@@ -213,12 +215,10 @@ def invert_euler(
 
     Such an x is a local minimum of :math:`\frac12 |x|^2 + \phi(x) - x \cdot y`, found by Newton's method with a line search;
     where I + H is not positive definite on the way, by the absolute values of its eigenvalues, so that no other
-    stationary point attracts. Further steps carry the derivatives of the implicit function.
+    stationary point attracts. Two further steps take x to within rounding, and carry the derivatives of the implicit function.
     """
     with torch.no_grad():
         x, factor = _minimise(gradient, hessian, value, y, step)
-    if not torch.is_grad_enabled():
-        return x
     for _ in range(2):  # two, so that second derivatives are right as well although the factor is held fixed
         x = x - torch.cholesky_solve((x + gradient(x) - y)[..., None], factor).squeeze(-1)
     return x

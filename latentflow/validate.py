@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from numbers import Real
 from types import TracebackType
 from typing import SupportsIndex, TypeVar
 
@@ -30,6 +31,9 @@ class validate_values:
     Args:
         enabled: whether values are looked at from now on.
 
+    Raises:
+        TypeError: enabled is no bool.
+
     Example:
         >>> import latentflow
         >>> with latentflow.validate_values(False):
@@ -37,7 +41,9 @@ class validate_values:
     """
 
     def __init__(self, enabled: bool) -> None:
-        self._token = _VALUES_ARE_CHECKED.set(bool(enabled))
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled: got {enabled!r}, expected True or False; it stays so until it is told otherwise")
+        self._token = _VALUES_ARE_CHECKED.set(enabled)
 
     def __enter__(self) -> None:
         return None
@@ -111,6 +117,27 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {fix}")
     return x
+
+
+def number(name: str, x: object) -> float:
+    """Return `x` as a float if it is a number, else raise TypeError."""
+    if not isinstance(x, Real) or isinstance(x, bool):
+        raise TypeError(f"{name}: got {x!r}, expected a number; pass an int or a float")
+    return float(x)
+
+
+def as_times(t: object, z: Tensor) -> Tensor:
+    """Times of z's dtype and device, or TypeError. A number is made there: a copy would wait, which no CUDA graph allows."""
+    if not isinstance(t, Tensor):
+        try:
+            return z.new_full((), t)  # type: ignore[arg-type]
+        except (TypeError, RuntimeError) as error:
+            raise TypeError(
+                f"t: got {t!r}, expected a number or a tensor; give each latent a time, or all one"
+            ) from error
+    if t.dtype == torch.bool or t.is_complex():
+        raise TypeError(f"t: got {t.dtype}, expected real numbers; convert with .to(z.dtype)")
+    return t.to(z)
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

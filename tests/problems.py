@@ -1,5 +1,7 @@
 """What the tests share: problems of their own, and those of `latentflow.testing` under the names that the tests use."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -63,6 +65,14 @@ class Opaque(nn.Module):
 
 def close(a, b, tolerance=1e-10):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def check_message(make, error, message):
+    """What `make` raises says what it got, what it expected and how to mend it; messages are literal but for " .* "."""
+    pattern = ".*".join(re.escape(part) for part in message.split(".*"))
+    with pytest.raises(error, match=pattern) as caught:
+        make()
+    assert re.search(r"got .*expected .*; \w", str(caught.value), re.DOTALL), caught.value
 
 
 class Drawn(Independent):

@@ -35,6 +35,24 @@ def test_derivatives_and_steps_of_our_potential(potential, data):
     kit.assert_smooth(potential, z, t, active)
 
 
+class Steep(nn.Module):
+    """Smooth, and bends within a small part of a segment."""
+
+    def __init__(self, activation, scale):
+        super().__init__()
+        self.first, self.last, self.activation, self.scale = nn.Linear(4, 16), nn.Linear(16, 2), activation, scale
+
+    def forward(self, z, t):
+        return self.last(self.activation(self.scale * self.first(torch.cat((z, t[:, None]), -1))))
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.GELU(), nn.Softplus(beta=20)])
+@given(seed=st.integers(0, 99), scale=st.sampled_from([1.0, 5.0, 20.0]))
+def test_steep_is_smooth(activation, seed, scale):
+    torch.manual_seed(seed)
+    kit.assert_smooth(Steep(activation, scale).double(), 3 * Z[:, :3], T)
+
+
 @given(
     kit.potentials(max_dim=4), st.data(), st.sampled_from([{}, {"substeps": 3}, {"label": "start"}, {"log_det": None}])
 )

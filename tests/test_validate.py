@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.profiler import ProfilerActivity, profile
 
 import latentflow
 from latentflow import FlowPosterior, HJConstraint, validate_values
-from tests.problems import gaussian, make_potential, rand, randn
+from tests.problems import Opaque, gaussian, make_potential, rand, randn
 
 P = make_potential(3, 2)
 Q, Z, FLOW = gaussian(4, 3), randn(4, 3), FlowPosterior(P)
@@ -86,3 +87,18 @@ def test_the_components_are_public_and_documented():
     assert components <= set(latentflow.__all__)
     for name in latentflow.__all__:
         assert getattr(latentflow, name).__doc__, name
+
+
+@pytest.mark.parametrize(
+    "potential", [make_potential(3, 2), make_potential(5, 2, hidden=2), Opaque(make_potential(3, 2))]
+)
+def test_nothing_is_read_on_the_way_back_either(potential):
+    """A value that is read makes the host wait for its device, and breaks the capture of a CUDA graph."""
+    dim = potential.dim if hasattr(potential, "dim") else 3
+    mean = randn(4, dim).requires_grad_()
+    q0 = Independent(Normal(mean, torch.ones_like(mean), validate_args=False), 1, validate_args=False)
+    flow, hj = FlowPosterior(potential), HJConstraint(potential)
+    with validate_values(False), profile(activities=[ProfilerActivity.CPU]) as seen:
+        path = flow(q0, 0, steps=2)
+        (hj(path).sum() + path.log_q.sum()).backward()
+    assert "aten::_local_scalar_dense" not in {event.key for event in seen.key_averages()}

@@ -199,16 +199,23 @@ def assert_smooth(
     z, t, active = acting_rows(potential, z, t, active)
     end = -z.flip(0)
 
-    def integral(nodes: int) -> Tensor:
-        places, weights = (torch.from_numpy(x).to(z)[:, None, None] / 2 for x in np.polynomial.legendre.leggauss(nodes))
-        between = z + (places + 0.5) * (end - z)
+    def integral(nodes: int, pieces: int) -> Tensor:
+        places, weights = (torch.from_numpy(x).to(z) / 2 for x in np.polynomial.legendre.leggauss(nodes))
+        places = (torch.arange(pieces).to(z)[:, None] + places + 0.5).view(-1, 1, 1) / pieces
+        weights = weights.repeat(pieces).view(-1, 1, 1) / pieces
+        between = z + places * (end - z)
         return (weights * autograd_product(potential, between, t, active, (end - z).expand_as(between))).sum(0)
 
     change = autograd_gradient(potential, end, t, active) - autograd_gradient(potential, z, t, active)
-    fine, coarse = integral(32), integral(16)
+    for pieces in (1, 4, 16, 64):  # until it is known: a stiff potential bends in a small part of a segment
+        fine, coarse = integral(32, pieces), integral(16, pieces)
+        if bool(((fine - coarse).abs() <= allowance(fine)).all()):
+            break
+    # A kink below 1e-8 harms nobody: torch's Softplus has one where it turns into a straight line.
+    least = torch.maximum(allowance(fine), allowance(fine, 1e-8))
     compare(
         "change of the gradient along a segment", change, fine, "by integrating the Hessian",
-        allowed=allowance(fine) + 2 * (fine - coarse).abs(), tolerance=tolerance, axes=("dimension",),
+        allowed=least + 2 * (fine - coarse).abs(), tolerance=tolerance, axes=("dimension",),
         at={"from": z, "to": end, "time": t, "active": active},
         hint="the potential must be twice differentiable: tanh, softplus or GELU, not ReLU",
     )  # fmt: skip
