@@ -55,13 +55,16 @@ def check_potential(
 
     Raises:
         AssertionError: at the first property that fails, for the smallest example found.
-        ValueError: dim is needed and not given, or the module normalises its batch or drops out in training mode.
+        TypeError: potential is no module, or a force.
+        ValueError: dim is needed and not given, or the module normalises its batch or drops out in training mode, or has not
+            the same number of columns for each number of latents.
 
     Example:
         >>> from latentflow import Potential
         >>> from latentflow.testing import check_potential
         >>> check_potential(Potential(dim=3, num=2), examples=5)
     """
+    derivatives.require_potential(potential)
     dim = dim or derivatives.dimension(potential)
     if dim is None:
         raise ValueError("dim: got None, expected the size of a latent; pass dim=")
@@ -74,8 +77,8 @@ def check_potential(
         num = derivatives.number_of_potentials(potential, many)
     except RuntimeError as error:
         raise AssertionError(
-            f"float64 copy: got RuntimeError ({error}), expected a result (N, K) for latents (N, {dim}); make tensors like z, "
-            "or keep them as buffers"
+            f"float64 copy: got RuntimeError ({error}), expected a result (N, K) for latents (N, {dim}) and times (N,); write "
+            "t[:, None] where t meets columns, and make tensors like z, or keep them as buffers"
         ) from error
     point = points(dim, low=low, high=high, latest=latest)
     several = points(dim, st.integers(2, 4), low=low, high=high, latest=latest)
