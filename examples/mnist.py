@@ -19,11 +19,11 @@ import torch
 from data.digits import digits
 from data.dsprites import dsprites
 from data.mnist import mnist
-from data.moving_digits import DIGITS
+from data.moving_digits import moving_digits
 from data.shapes import shapes
 from torch import Tensor
 
-STEPS = 8  # transitions, so nine states: to scale 1.8, 80 degrees and a hue of 160 degrees
+STEPS = 8  # transitions, so nine states: to scale 1.8, 80 degrees and the whole range of hues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,13 @@ class Settings(experiment.Settings):
     """which defaults; any other option changes them"""
     data: Literal["digits", "mnist"] = "digits"
     """the digits of scikit-learn at 16x16, or MNIST (from $LATENTFLOW_DATA/mnist, else downloaded)"""
+    hue_range_deg: float = 160.0
+    """by which colouring turns the hue in eight steps, as in the paper's code; its text says 340"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.hue_range_deg <= 360:
+            raise ValueError(f"--hue-range-deg: got {self.hue_range_deg}, expected more than 0 and at most 360")
 
 
 PRESETS = {
@@ -69,6 +76,7 @@ def settings_of(arguments: list[str]) -> Settings:
 
 def sequences(settings: Settings, device: torch.device) -> experiment.Sequences:
     """Sequences of digits, from images in [0, 1] that are kept on the device."""
+    truth = moving_digits(settings.hue_range_deg)
     training, held_out = digits() if settings.data == "digits" else mnist()
     if settings.evaluate_on == "validation":
         training, held_out = training[: -len(held_out)], training[-len(held_out) :]
@@ -76,13 +84,13 @@ def sequences(settings: Settings, device: torch.device) -> experiment.Sequences:
 
     def draw(count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(training), (count,), device=device)
-        k = experiment.balanced(count, len(DIGITS.names), device)
-        return DIGITS.single(training[chosen], k, STEPS), k
+        k = experiment.balanced(count, len(truth.names), device)
+        return truth.single(training[chosen], k, STEPS), k
 
     few = min(len(held_out), experiment.SOME)
     others = {"drawn shapes": shapes(few, training.shape[-1]), "dSprites": dsprites(few, training.shape[-1])}
     elsewhere = {name: images.to(held_out) for name, images in others.items() if images is not None}
-    return experiment.Sequences(DIGITS, STEPS, training.shape[-1], draw, held_out, elsewhere)
+    return experiment.Sequences(truth, STEPS, training.shape[-1], draw, held_out, elsewhere)
 
 
 def main(settings: Settings) -> None:

@@ -55,6 +55,8 @@ def sweep(changes: dict[str, dict[str, Any]], base: mnist.Settings, seeds: int, 
         raise ValueError(
             f"--devices, --nodes: got {base.devices} and {base.nodes}, expected 1; run several sweeps side by side instead"
         )
+    if seeds < 1:
+        raise ValueError(f"--seeds: got {seeds}, expected at least 1; it is how many, 0, 1, ...")
     rows = {}
     for name, change in changes.items():
         found = [_results(dataclasses.replace(base, seed=seed, **change), name) for seed in range(seeds)]

@@ -1,5 +1,6 @@
 """The sequences of the examples against kornia and against the floors of the literature."""
 
+import colorsys
 import math
 
 import kornia
@@ -8,7 +9,7 @@ import torch
 from data.digits import digits
 from data.files import data_folder
 from data.mnist import mnist
-from data.moving_digits import DIGITS, render
+from data.moving_digits import DIGITS, moving_digits, render
 from data.transformations import levels_of, switching_levels
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,13 @@ def test_a_switch_applies_the_second_transformation_to_the_first_ones_result() -
     # Rotating by 40 degrees at size 1.4, from the image in one warp.
     both = torch.tensor([[[4.0, 4.0, 0.0]], [[4.0, 0.0, 4.0]]])
     torch.testing.assert_close(frames[:, -1:], render(images, both))
+
+
+@pytest.mark.parametrize(("degrees", "step"), [(160, 20), (340, 42.5)])
+def test_hues_of_the_code_and_of_the_text(degrees: float, step: float) -> None:
+    frames = moving_digits(degrees).single(torch.ones(1, 4, 4), 2, 8)[0, :, :, 2, 2]
+    truth = [colorsys.hsv_to_rgb(step * t / 360, 1, 1) for t in range(9)]
+    torch.testing.assert_close(frames, torch.tensor(truth), rtol=0, atol=1e-5)
 
 
 def test_digits_are_split_once_and_for_all() -> None:

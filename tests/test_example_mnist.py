@@ -93,6 +93,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         ({"supervision": "none", "accumulate": 2}, "--batch: got 3 sequences in each of 2 parts, expected at least 6"),
         ({"frames": 10}, "--frames: got 10, expected at most 9"),
         ({"frames": 0}, "--frames: got 0, expected at least 1"),
+        ({"hue_range_deg": 400.0}, "--hue-range-deg: got 400.0, expected more than 0 and at most 360"),
         ({"held_out": 4}, "--held-out: got 4, expected at least 5"),
         ({"marginal": float("nan")}, "--marginal: got nan, expected at least 0"),
     ):

@@ -64,6 +64,10 @@ class TestSweep:
         with pytest.raises(ValueError, match="--devices, --nodes: got 2 and 1, expected 1"):
             sweep.sweep({}, dataclasses.replace(base, devices=2), seeds=1)
 
+    def test_no_runs_at_all_are_refused(self, base: example.Settings) -> None:
+        with pytest.raises(ValueError, match="--seeds: got 0, expected at least 1"):
+            sweep.sweep(sweep.SEEDS, base, seeds=0)
+
     def test_every_reading_is_a_setting_and_differs_from_the_default(self) -> None:
         default = example.Settings()
         for name, change in {**sweep.READINGS, **sweep.SEEDS}.items():

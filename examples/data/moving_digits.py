@@ -7,6 +7,7 @@ A digit is drawn in the red channel; colouring turns its hue and leaves black pi
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import kornia
 import torch
@@ -19,9 +20,9 @@ from data.transformations import Transformations
 STEP = (0.1, math.radians(10), math.radians(20))
 
 
-def render(digits: Tensor, levels: Tensor) -> Tensor:
+def render(digits: Tensor, levels: Tensor, hue_step: float = STEP[2]) -> Tensor:
     """Frames (B, T+1, 3, H, W) of digits (B, H, W) at levels (B, T+1, 3) of scaling, rotation and hue."""
-    scale, angle, hue = 1 + levels[..., 0] * STEP[0], levels[..., 1] * STEP[1], levels[..., 2] * STEP[2]
+    scale, angle, hue = 1 + levels[..., 0] * STEP[0], levels[..., 1] * STEP[1], levels[..., 2] * hue_step
     return _warp(digits, scale, angle)[:, :, None] * _colour(hue)[..., None, None]
 
 
@@ -52,4 +53,11 @@ def _colour(hue: Tensor) -> Tensor:
     return kornia.color.hsv_to_rgb(hsv).view(*hue.shape, 3)
 
 
-DIGITS = Transformations(("scaling", "rotation", "coloring"), render)
+def moving_digits(hue_range_deg: float) -> Transformations:
+    """Whose hue turns by so many degrees in eight levels: 160 in the paper's code, 340 in its text."""
+    return Transformations(
+        ("scaling", "rotation", "coloring"), partial(render, hue_step=math.radians(hue_range_deg / 8))
+    )
+
+
+DIGITS = moving_digits(160)
