@@ -1,22 +1,24 @@
-r"""What is reported of a trained model: equivariance errors with their floor, and evidence bounds."""
+r"""What is reported of a trained model: equivariance errors with their floor, likelihoods, and evidence bounds."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn import functional as F
 
 from latentflow.initial import log_prob
 from latentflow.objective import flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import positive_integer, require_floating, require_no_nan, require_shape
+from latentflow.validate import positive_integer, require, require_floating, require_no_nan, require_shape
 
 
 def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ def evidence_bound(
 
     Source: Song et al. 2023, eq. 6.
     """
-    return _of_frames(log_likelihood, path) - flow_kl(path, prior, bound=bound)
+    return _of_frames(log_likelihood, path).sum(1) - flow_kl(path, prior, bound=bound)
 
 
 @torch.no_grad()
@@ -171,21 +173,55 @@ def importance_weighted_bound(
 
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
-    positive_integer("samples", samples)
-    if not callable(log_likelihood):
-        raise TypeError(
-            f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
-        )
-    flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
-    flow.log_det = None
+    acts: dict[str, Any] = {"k": k, "weights": weights, "steps": steps}
     log_weights = []
-    for _ in range(samples):
-        path = flow(q0, k, weights=weights, steps=steps, generator=generator)
+    for path, of_frames in _sampled(log_likelihood, flow, q0, acts, samples, generator):
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
-        likelihood = _of_frames(log_likelihood(path.z), path)
-        log_weights.append(likelihood + log_prior - log_prob(path.q0, z0))
-    return torch.stack(log_weights).logsumexp(0) - math.log(samples)
+        log_weights.append(of_frames.sum(1) + log_prior - log_prob(path.q0, z0))
+    return _log_of_mean(log_weights)
+
+
+@torch.no_grad()
+def conditional_log_likelihood(
+    log_likelihood: Callable[[Tensor], Tensor],
+    flow: nn.Module,
+    q0: Distribution,
+    k: int | Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    steps: int,
+    samples: int = 100,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Estimate of :math:`\log p(x_t | x_0, k)`, how well the flow foresees each frame, (B, T+1), in nats.
+
+    :math:`\log \frac{1}{S} \sum_s p(x_t | z_t^s)` with S samples of z_0 from q(z_0 | x_0), carried along the flow. Its
+    exponential is unbiased.
+
+    Args:
+        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`.
+
+    Raises:
+        TypeError, ValueError: as `importance_weighted_bound`.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import Potential
+        >>> from latentflow.metrics import conditional_log_likelihood, gaussian_log_likelihood
+        >>> q0 = Independent(Normal(torch.zeros(5, 2), torch.ones(5, 2)), 1)
+        >>> images = torch.zeros(5, 4, 2)
+        >>> def log_likelihood(z):
+        ...     return gaussian_log_likelihood(z, images)  # z stands for the decoded frames
+        >>> conditional_log_likelihood(log_likelihood, Potential(2), q0, 0, steps=3, samples=10).shape
+        torch.Size([5, 4])
+
+    Source: Song et al. 2023, eq. 1 with its q(z_0 | x_0); the estimate is ours.
+    """
+    acts: dict[str, Any] = {"k": k, "weights": weights, "steps": steps}
+    found = [of_frames for _, of_frames in _sampled(log_likelihood, flow, q0, acts, samples, generator)]
+    return _log_of_mean(found)
 
 
 def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
@@ -209,6 +245,37 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
     _check_sequences("decoded", decoded, "target", target)
     pixels = target.shape[2:].numel()
     return gaussian_constant(pixels) - 0.5 * (target - decoded).square().flatten(2).sum(2)
+
+
+def bernoulli_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
+    r""":math:`\sum_{pixels} x \log p + (1 - x) \log (1 - p)` of each frame, (B, T+1), in nats, with p = sigmoid(logits).
+
+    What a decoder is trained for by binary cross-entropy. A density it is of binary pixels only.
+
+    Args:
+        logits: (B, T+1, ...), of the decoded frames.
+        target: (B, T+1, ...), in [0, 1].
+
+    Raises:
+        TypeError: one of them is not floating.
+        ValueError: the shapes differ, there are fewer than two frames, or target leaves [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import bernoulli_log_likelihood
+        >>> bernoulli_log_likelihood(torch.zeros(1, 2, 1), torch.ones(1, 2, 1))
+        tensor([[-0.6931, -0.6931]])
+
+    Source: Kingma and Welling 2014, appendix C.1.
+    """
+    _check_sequences("logits", logits, "target", target)
+    require(
+        (target >= 0) & (target <= 1),
+        lambda: (
+            f"target: got values from {target.min():.3g} to {target.max():.3g}, expected [0, 1]; divide images by 255"
+        ),
+    )
+    return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(2).sum(2)
 
 
 def gaussian_constant(pixels: int) -> float:
@@ -237,13 +304,38 @@ def gaussian_constant(pixels: int) -> float:
     return -0.5 * pixels * math.log(2 * math.pi)
 
 
+def _sampled(
+    log_likelihood: Callable[[Tensor], Tensor],
+    flow: nn.Module,
+    q0: Distribution,
+    acts: dict[str, Any],
+    samples: int,
+    generator: torch.Generator | None,
+) -> Iterator[tuple[LatentPath, Tensor]]:
+    """Paths without determinants, and the log-likelihoods of their frames, (B, T+1)."""
+    positive_integer("samples", samples)
+    if not callable(log_likelihood):
+        raise TypeError(
+            f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
+        )
+    flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
+    flow.log_det = None
+    for _ in range(samples):
+        path = flow(q0, **acts, generator=generator)
+        yield path, _of_frames(log_likelihood(path.z), path)
+
+
+def _log_of_mean(samples: list[Tensor]) -> Tensor:
+    return torch.stack(samples).logsumexp(0) - math.log(len(samples))
+
+
 def _of_frames(log_likelihood: Tensor, path: LatentPath) -> Tensor:
-    """That of each sequence, (B,), for that of each frame, (B, T+1), or an error."""
+    """The log-likelihoods of frames, (B, T+1), or an error."""
     require_floating("log_likelihood", log_likelihood, "sum log p(x_t | z_t) over pixels")
     fix = "sum over pixels and keep one number for each frame"
     require_shape("log_likelihood", log_likelihood, path.z.shape[:2], fix)
     require_no_nan("log_likelihood", log_likelihood, "look for exploding latents or a bad decoder")
-    return log_likelihood.sum(1)
+    return log_likelihood
 
 
 def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:

@@ -394,8 +394,8 @@ ERRORS = (
     ),
     _metrics(
         "a frame that is forgotten is not missed",
-        "likelihood = _of_frames(log_likelihood(path.z), path)",
-        "likelihood = log_likelihood(path.z).sum(1)",
+        "yield path, _of_frames(log_likelihood(path.z), path)",
+        "yield path, log_likelihood(path.z)",
     ),
     _rollout(
         "a path is taken for what it was before it was written to",
@@ -544,13 +544,15 @@ ERRORS = (
     _metrics("mean for sum over the pixels", ".abs().flatten(1).sum(1)", ".abs().flatten(2).mean(2).sum(1)"),
     _metrics(
         "sign of the KL in the bound",
-        "of_frames(log_likelihood, path) - flow_kl",
-        "of_frames(log_likelihood, path) + flow_kl",
+        "of_frames(log_likelihood, path).sum(1) - flow_kl",
+        "of_frames(log_likelihood, path).sum(1) + flow_kl",
     ),
     _metrics(
-        "the mean of the samples' bounds, not their logarithmic sum", ".logsumexp(0) - math.log(samples)", ".mean(0)"
+        "the mean of the samples' bounds, not their logarithmic sum",
+        ".logsumexp(0) - math.log(len(samples))",
+        ".mean(0)",
     ),
-    _metrics("the bound over samples lacks log S", ".logsumexp(0) - math.log(samples)", ".logsumexp(0)"),
+    _metrics("the bound over samples lacks log S", ".logsumexp(0) - math.log(len(samples))", ".logsumexp(0)"),
     _metrics(
         "missing factor ½ in the likelihood", "- 0.5 * (target - decoded).square()", "- (target - decoded).square()"
     ),

@@ -106,6 +106,16 @@ MISTAKES = {
         ValueError,
         "target: got shape (4,), expected (B, T+1, ...)",
     ),
+    "pixels of a byte": (
+        lambda: metrics.bernoulli_log_likelihood(torch.zeros(1, 2, 1), torch.full((1, 2, 1), 255.0)),
+        ValueError,
+        "target: got values from 255 to 255, expected [0, 1]; divide images by 255",
+    ),
+    "nothing to foresee with": (
+        lambda: metrics.conditional_log_likelihood(None, P, gaussian(4, 3), 0, steps=2),
+        TypeError,
+        "log_likelihood: got NoneType, expected a function",
+    ),
     "no likelihood": (
         lambda: metrics.importance_weighted_bound(None, P, gaussian(4, 3), 0, steps=2),
         TypeError,

@@ -128,3 +128,15 @@ def test_importance_weighting_needs_samples():
             metrics.importance_weighted_bound(
                 lambda z: z.sum(-1), make_potential(3), gaussian(2, 3), 0, steps=2, samples=samples
             )
+
+
+@given(st.integers(1, 3), st.integers(1, 3), seeds)
+def test_bernoulli_log_likelihood_is_that_of_binary_pixels(batch, steps, seed):
+    logits = 4 * randn(batch, steps + 1, 3, 2, 2, seed=seed)
+    binary = (rand(*logits.shape, seed=seed) > 0.5).to(logits)
+    truth = torch.distributions.Bernoulli(logits=logits).log_prob(binary).sum((2, 3, 4))
+    close(metrics.bernoulli_log_likelihood(logits, binary), truth)
+    grey = rand(*logits.shape, seed=seed + 1)
+    likely = logits.sigmoid()
+    truth = (grey * likely.log() + (1 - grey) * (1 - likely).log()).sum((2, 3, 4))
+    close(metrics.bernoulli_log_likelihood(logits, grey), truth)

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from latentflow import DiffusionPrior, FlowPosterior, flow_kl
 from latentflow.curvature import Curvature
-from latentflow.metrics import evidence_bound, importance_weighted_bound
+from latentflow.metrics import conditional_log_likelihood, evidence_bound, importance_weighted_bound
 from tests import problems
 from tests.problems import Given, Linear, gaussian, make_potential, rand, randn, seeds, sigma_points, symmetric
 
@@ -149,6 +149,27 @@ def test_importance_weighting_climbs_from_the_initial_bound_to_the_evidence():
     evidence = this.log_evidence().item()
     assert evidence - first > 0.3, "the bound starts tight: the test tests nothing"
     assert -0.05 < means[-1] - evidence < 4 * errors[-1]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_what_is_foreseen_is_the_likelihood_under_the_moved_posterior(samples):
+    """E p(x_t | z_t) over a Gaussian z_t is a Gaussian density; its estimate is unbiased, its logarithm is not."""
+    this, replicates = model(1), 20_000
+    mean, covariance = this.posterior()
+    q0 = MultivariateNormal(mean.expand(replicates, -1), covariance.expand(replicates, -1, -1))
+    generator = torch.Generator().manual_seed(0)
+    value = conditional_log_likelihood(
+        this.log_likelihood, this.potential, q0, 0, steps=STEPS, samples=samples, generator=generator
+    )
+    assert value.shape == (replicates, STEPS + 1)
+    c = this.decoder
+    for t, (matrix, shift) in enumerate(this.maps()):
+        moved = c @ matrix @ covariance @ matrix.mT @ c.mT + NOISE**2 * eye(PIXELS)
+        truth = MultivariateNormal(c @ (matrix @ mean + shift), moved).log_prob(this.x[t])
+        ratio = (value[:, t] - truth).exp()
+        error = ratio.std() / replicates**0.5
+        assert error < 0.05
+        assert abs(ratio.mean() - 1) < 4 * error
 
 
 def test_importance_weighting_follows_the_flow_it_is_given():
