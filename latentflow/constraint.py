@@ -39,8 +39,10 @@ class HJConstraint(nn.Module):
         ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
 
     Raises:
-        TypeError: potential or force is no such module, path is no `LatentPath`, or latents are not floating.
-        ValueError: force and potential disagree on K, latents or the result are not finite, or an option is unknown.
+        TypeError: potential or force is no such module, path is no `LatentPath`, latents are not floating, or a price is no
+            number.
+        ValueError: force and potential disagree on K, a force is above 0, latents or the result are not finite, or an option
+            is unknown.
 
     Example:
         This potential of an optimal transport has residual 0:
@@ -108,7 +110,7 @@ class HJConstraint(nn.Module):
 
         Raises:
             TypeError: z is not floating, or has another dtype than the potential.
-            ValueError: shapes do not fit, or z or the residual is not finite.
+            ValueError: shapes do not fit, a force is above 0, or z or the residual is not finite.
 
         Example:
             >>> import torch

@@ -62,7 +62,8 @@ class FlowPosterior(nn.Module):
             latent, which are those of full Hessians.
 
     Raises:
-        TypeError: the potential is no module or a `NegativeForce`, the solver no string, substeps or memory no ints.
+        TypeError: the potential is no module, a `NegativeForce` or a flow itself, the solver no string, its options no dict,
+            substeps or memory no ints.
         ValueError: an option is unknown, options contradict each other, or `memory` is given where it cannot be kept.
 
     Example:

@@ -30,7 +30,7 @@ class DiffusionPrior(nn.Module):
         ``prior.log_prob(path)`` -> (B, T+1), in nats; ``prior.diffusion`` -> (K,).
 
     Raises:
-        TypeError: num is no int, or path is no `LatentPath`.
+        TypeError: num is no int, init no number or tensor, the dtype is not floating, or path is no `LatentPath`.
         ValueError: init is negative or of the wrong length, the form is unknown, or the path has another number of potentials.
 
     Example:

@@ -31,7 +31,7 @@ class GumbelSelector(nn.Module):
         ``weights, logits = selector(x, generator=None)``: x as the classifier takes it -> (B, K) and (B, K).
 
     Raises:
-        TypeError: num is no int, or the classifier returns no floating tensor.
+        TypeError: num is no int, the classifier no module or returns no floating tensor, or the schedule is of no numbers.
         ValueError: the classifier returns another shape or non-finite logits, or the schedule is not positive.
 
     Example:
