@@ -152,9 +152,10 @@ class HJConstraint(nn.Module):
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
         shared = path.rollout if self._may_share(path) else None
-        force = self.force
-        if shared is not None and self.times == "grid" and (force is None or is_negative_square(force)):
-            return shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
+        if shared is not None and self.times == "grid":
+            force = self.force
+            if force is None or (is_negative_square(force) and force.num == shared.potential.num):
+                return shared.penalty(force, path.times[1:], self.force_penalty, self.initial_weight)
         with without_autocast(path.z):
             z = path.z[:, :-1]
             z = _latents(z) if shared is None else z  # the flow has looked at its own

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,14 @@ from latentflow.objective import flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import positive_integer, require, require_floating, require_no_nan, require_shape
+from latentflow.validate import (
+    positive_integer,
+    require,
+    require_floating,
+    require_integer,
+    require_no_nan,
+    require_shape,
+)
 
 
 def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
@@ -173,9 +178,8 @@ def importance_weighted_bound(
 
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
-    acts: dict[str, Any] = {"k": k, "weights": weights, "steps": steps}
     log_weights = []
-    for path, of_frames in _sampled(log_likelihood, flow, q0, acts, samples, generator):
+    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator):
         z0 = path.z[:, 0]
         log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
         log_weights.append(of_frames.sum(1) + log_prior - log_prob(path.q0, z0))
@@ -219,8 +223,7 @@ def conditional_log_likelihood(
 
     Source: Song et al. 2023, eq. 1 with its q(z_0 | x_0); the estimate is ours.
     """
-    acts: dict[str, Any] = {"k": k, "weights": weights, "steps": steps}
-    found = [of_frames for _, of_frames in _sampled(log_likelihood, flow, q0, acts, samples, generator)]
+    found = [of_frames for _, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator)]
     return _log_of_mean(found)
 
 
@@ -297,10 +300,7 @@ def gaussian_constant(pixels: int) -> float:
 
     Source: the density of N(x; x, I); the mathematics page of the docs compares the paper's likelihoods with it.
     """
-    if not isinstance(pixels, Integral) or isinstance(pixels, bool):
-        raise TypeError(f"pixels: got {pixels!r}, expected an int; count those of all channels")
-    if pixels < 0:
-        raise ValueError(f"pixels: got {pixels}, expected at least 0; count those of all channels")
+    require_integer("pixels", pixels, 0, "count those of all channels")
     return -0.5 * pixels * math.log(2 * math.pi)
 
 
@@ -308,7 +308,9 @@ def _sampled(
     log_likelihood: Callable[[Tensor], Tensor],
     flow: nn.Module,
     q0: Distribution,
-    acts: dict[str, Any],
+    k: int | Tensor | None,
+    weights: Tensor | None,
+    steps: int,
     samples: int,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[LatentPath, Tensor]]:
@@ -321,7 +323,7 @@ def _sampled(
     flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
     flow.log_det = None
     for _ in range(samples):
-        path = flow(q0, **acts, generator=generator)
+        path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         yield path, _of_frames(log_likelihood(path.z), path)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow.precision import in_full_precision, without_autocast
-from latentflow.validate import number, positive_integer, require_finite, require_floating
+from latentflow.validate import number, positive_integer, require_finite, require_floating, require_integer
 
 
 class GumbelSelector(nn.Module):
@@ -87,10 +86,7 @@ class GumbelSelector(nn.Module):
 
         Source: Song et al. 2023, supplement A.2.
         """
-        if not isinstance(iteration, Integral) or isinstance(iteration, bool):
-            raise TypeError(f"iteration: got {iteration!r}, expected an int; count from the start of training")
-        if iteration < 0:
-            raise ValueError(f"iteration: got {iteration}, expected at least 0; count from the start of training")
+        require_integer("iteration", iteration, 0, "count from the start of training")
         self.temperature.fill_(max(self.minimum, self.start * math.exp(-self.rate * iteration)))
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -202,11 +202,16 @@ def positive_integer(name: str, value: object, fix: str = "pass a whole number o
     """Return `value` as an int of at least 1, else raise."""
     if type(value) is int and value >= 1:  # nearly always; to ask for a protocol takes longer than a small product
         return value
+    return require_integer(name, value, 1, fix)
+
+
+def require_integer(name: str, value: object, least: int, fix: str) -> int:
+    """Return `value` as an int of at least this, else raise."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an int; {fix}")
     value = operator.index(value)
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected at least 1; {fix}")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected at least {least}; {fix}")
     return value
 
 

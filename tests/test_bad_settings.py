@@ -94,12 +94,12 @@ MISTAKES = {
     "iteration that is no number": (
         lambda: SELECTOR.anneal(math.nan),
         TypeError,
-        "iteration: got nan, expected an int",
+        "iteration: got nan (float), expected an int",
     ),
     "pixels that are no number of them": (
         lambda: metrics.gaussian_constant(2.5),
         TypeError,
-        "pixels: got 2.5, expected an int",
+        "pixels: got 2.5 (float), expected an int",
     ),
     "target without frames": (
         lambda: metrics.identity_error(torch.rand(4)),

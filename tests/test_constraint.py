@@ -145,6 +145,14 @@ def test_uniform_times_lie_in_each_step_and_are_reproducible():
     assert torch.equal(clock.seen.view(300, 3), times)
 
 
+def test_a_force_of_another_number_is_refused_even_if_it_comes_later():
+    potential = make_potential(3, 2)
+    hj = HJConstraint(potential, NegativeForce(3, 2, dtype=torch.float64))
+    hj.force = NegativeForce(3, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"force\(z, t\): got shape .* give both the same num"):
+        hj(FlowPosterior(potential)(gaussian(4, 3), 0, steps=2))
+
+
 def test_uniform_times_see_what_the_grid_hides():
     """u = sin^2(2 pi t) (z_1 + ... + z_d) vanishes on the integers together with half of its residual."""
 
