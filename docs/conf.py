@@ -85,9 +85,8 @@ def public_symbols():
     for name in latentflow.__all__:
         if not inspect.ismodule(getattr(latentflow, name)):
             yield f"latentflow.{name}"
-    for name, value in vars(latentflow.metrics).items():
-        if inspect.isfunction(value) and value.__module__ == "latentflow.metrics" and not name.startswith("_"):
-            yield f"latentflow.metrics.{name}"
+    for name in latentflow.metrics.__all__:
+        yield f"latentflow.metrics.{name}"
     for name in latentflow.testing.__all__:
         yield f"latentflow.testing.{name}"
 

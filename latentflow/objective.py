@@ -20,6 +20,8 @@ from latentflow.precision import without_autocast
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite
 
+_NO_DENSITIES = "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact'"
+
 
 def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal") -> Tensor:
     r"""The part of the negative evidence bound that does not see the images, in nats.
@@ -55,16 +57,26 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     """
     one_of("bound", bound, ("marginal", "initial"))
     check_path(path)
-    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, Distribution):
-        raise TypeError(f"prior: got {type(prior).__name__}, expected a DiffusionPrior; pass it as the second argument")
+    _check_prior(prior)
     if bound == "marginal":
         if path.log_q is None:
-            raise ValueError(
-                "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact', or use bound='initial'"
-            )
+            raise ValueError(_NO_DENSITIES + ", or use bound='initial'")
         return _marginal(path.log_q, prior.log_prob(path))
     with without_autocast(path.z):
         return _finite(_kl_to_standard_normal(path))
+
+
+def excess_of_frames(path: LatentPath, prior: DiffusionPrior) -> Tensor:
+    """Log q_t(z_t) - log p_t(z_t), (B, T+1), of a path with densities."""
+    _check_prior(prior)
+    if path.log_q is None:
+        raise ValueError(_NO_DENSITIES)
+    return path.log_q - prior.log_prob(path)
+
+
+def _check_prior(prior: object) -> None:
+    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, Distribution):
+        raise TypeError(f"prior: got {type(prior).__name__}, expected a DiffusionPrior; pass it as the second argument")
 
 
 @one_operation

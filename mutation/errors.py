@@ -61,10 +61,15 @@ _constraint = _in("latentflow/constraint.py", "constraint")
 _prior = _in("latentflow/prior.py", "prior", "state")
 _heat = _in("latentflow/heat.py", "prior", "state", "written_out")
 _selector = _in("latentflow/selector.py", "selector", "state")
-_metrics = _in("latentflow/metrics.py", "metrics", "objective")
+_errors = _in("latentflow/metrics/errors.py", "metrics")
+_likelihoods = _in("latentflow/metrics/likelihoods.py", "metrics")
+_evidence = _in("latentflow/metrics/evidence.py", "metrics", "metrics_evidence")
+_interventions = _in("latentflow/metrics/interventions.py", "metrics_codes")
+_codes = _in("latentflow/metrics/codes.py", "metrics_codes")
+_variation = _in("latentflow/metrics/variation.py", "metrics_variation")
 _logdet = _in("latentflow/logdet.py", "logdet")
 _curvature = _in("latentflow/curvature.py", "logdet", "rollout")
-_objective = _in("latentflow/objective.py", "objective", "density")
+_objective = _in("latentflow/objective.py", "objective", "metrics_evidence", "density")
 _initial = _in("latentflow/initial.py", "posterior")
 _forward_mode = _in("latentflow/written_out.py", "logdet")
 _states = _in("latentflow/states.py", "rollout")
@@ -392,7 +397,7 @@ ERRORS = (
         "isinstance(force, NegativeForce) and _is_bare(force, NegativeForce)",
         "isinstance(force, NegativeForce)",
     ),
-    _metrics(
+    _evidence(
         "a frame that is forgotten is not missed",
         "yield path, _of_frames(log_likelihood(path.z), path)",
         "yield path, log_likelihood(path.z)",
@@ -540,20 +545,45 @@ ERRORS = (
         "normal.loc.square() + normal.scale.square() - 1, normal.scale.log(), alpha=-2",
         "(1 + normal.loc.square()) / normal.scale.square() - 1, normal.scale.log(), alpha=2",
     ),
-    _metrics("T-1 steps in the error", "(target - decoded)[:, 1:]", "(target - decoded)[:, 1:-1]"),
-    _metrics("mean for sum over the pixels", ".abs().flatten(1).sum(1)", ".abs().flatten(2).mean(2).sum(1)"),
-    _metrics(
+    _evidence(
+        "the estimate of a frame has the authors' sign", 'if estimator == "authors"', 'if estimator != "authors"'
+    ),
+    _evidence("the mean of weights for the logarithm of their mean", 'if estimator == "iwae" else', "if False else"),
+    _interventions("all factors but one are held", "== which[:, None, None]", "!= which[:, None, None]"),
+    _interventions("variances are not compared with those of all settings", " / overall[active]", ""),
+    _interventions(
+        "votes are judged by themselves", "votes(train).argmax(0), votes(test)", "votes(test).argmax(0), votes(test)"
+    ),
+    _interventions(
+        "points are judged by themselves",
+        "model.score(*(x.numpy() for x in judged))",
+        "model.score(*(x.numpy() for x in learned))",
+    ),
+    _codes("the gap to the worst dimension", "best[-1] - best[-2]", "best[-1] - best[0]"),
+    _codes("the information is not a share of the entropy", "_gap(found) / entropy", "_gap(found)"),
+    _codes(
+        "disentanglement for completeness",
+        "_one_sided(importance), _one_sided(importance.mT)",
+        "_one_sided(importance.mT), _one_sided(importance)",
+    ),
+    _codes("accuracy of what was learned", "model.score(test_x, test_factor)", "model.score(x, factor)"),
+    _variation("judged by what was learned", "seen, labels, test)", "seen, labels, train)"),
+    _variation("the network sees the first image only", "first - last if", "first if"),
+    _variation("the last accuracy for the best", "max(accuracies), accuracies[-1]", "accuracies[-1], max(accuracies)"),
+    _errors("T-1 steps in the error", "(target - decoded)[:, 1:]", "(target - decoded)[:, 1:-1]"),
+    _errors("mean for sum over the pixels", ".abs().flatten(1).sum(1)", ".abs().flatten(2).mean(2).sum(1)"),
+    _evidence(
         "sign of the KL in the bound",
         "of_frames(log_likelihood, path).sum(1) - flow_kl",
         "of_frames(log_likelihood, path).sum(1) + flow_kl",
     ),
-    _metrics(
+    _evidence(
         "the mean of the samples' bounds, not their logarithmic sum",
         ".logsumexp(0) - math.log(len(samples))",
         ".mean(0)",
     ),
-    _metrics("the bound over samples lacks log S", ".logsumexp(0) - math.log(len(samples))", ".logsumexp(0)"),
-    _metrics(
+    _evidence("the bound over samples lacks log S", ".logsumexp(0) - math.log(len(samples))", ".logsumexp(0)"),
+    _likelihoods(
         "missing factor ½ in the likelihood", "- 0.5 * (target - decoded).square()", "- (target - decoded).square()"
     ),
     _initial("the variance of q0 for its standard deviation", "(mean, std, noise)", "(mean, std.square(), noise)"),

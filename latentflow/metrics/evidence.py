@@ -1,4 +1,4 @@
-r"""What is reported of a trained model: equivariance errors with their floor, likelihoods, and evidence bounds."""
+"""Bounds and estimates of the evidence of sequences and of their frames."""
 
 from __future__ import annotations
 
@@ -9,103 +9,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F
 
 from latentflow.initial import log_prob
-from latentflow.objective import flow_kl
+from latentflow.objective import excess_of_frames, flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
-from latentflow.validate import (
-    positive_integer,
-    require,
-    require_floating,
-    require_integer,
-    require_no_nan,
-    require_shape,
-)
-
-
-def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
-    r""":math:`E = \sum_{t=1}^T \sum_{pixels} |x_t - \mathrm{Dec}(z_t)|`, one number per sequence.
-
-    The first frame is left out: there nothing has moved yet. Report the mean over sequences, beside `identity_error`.
-
-    Args:
-        decoded: (B, T+1, ...), the decoded latents, in the units of the images (values in [0, 1], not logits).
-        target: the true sequences, of the same shape.
-
-    Returns:
-        (B,).
-
-    Raises:
-        TypeError: one of them is not floating.
-        ValueError: the shapes differ, or there are fewer than two frames.
-
-    Example:
-        >>> import torch
-        >>> from latentflow.metrics import equivariance_error
-        >>> equivariance_error(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2))
-        tensor([8.])
-
-    Source: Song et al. 2023, section 4.1.
-    """
-    _check_sequences("decoded", decoded, "target", target)
-    return (target - decoded)[:, 1:].abs().flatten(1).sum(1)
-
-
-def identity_error(target: Tensor) -> Tensor:
-    """The error of a perfect autoencoder whose latents never move, (B,): the floor that a flow has to beat.
-
-    Args:
-        target: (B, T+1, ...), the true sequences.
-
-    Raises:
-        TypeError: target is not floating.
-        ValueError: there are fewer than two frames, or no axis for what is in them.
-
-    Example:
-        >>> import torch
-        >>> from latentflow.metrics import identity_error
-        >>> identity_error(torch.ones(2, 3, 5))
-        tensor([0., 0.])
-
-    Source: Song et al. 2023, section 4.1, whose vanilla VAE is set not to move; that its autoencoder be perfect is ours.
-    """
-    require_floating("target", target, "divide images by 255")
-    if target.ndim < 2:
-        raise ValueError(f"target: got shape {tuple(target.shape)}, expected (B, T+1, ...); add the missing axes")
-    return equivariance_error(target[:, :1].expand_as(target), target)
-
-
-def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\sum_{t=1}^T \|\mathrm{Enc}(x_t) - z_t\|_1` of each sequence, and the same divided by how far Enc(x_t) moves.
-
-    The first depends on the scale of the latent space, the second does not: 0 is perfect, 1 is no better than standing still.
-
-    Args:
-        z: (B, T+1, dim), the path.
-        encoded: (B, T+1, dim), posterior means of the true frames.
-
-    Returns:
-        (B,) absolute and (B,) relative errors; relative to 0 motion, the error is inf, or nan where it is 0 too.
-
-    Raises:
-        TypeError: one of them is not floating.
-        ValueError: the shapes differ, or there are fewer than two frames.
-
-    Example:
-        >>> import torch
-        >>> from latentflow.metrics import latent_equivariance_error
-        >>> encoded = torch.tensor([[[0.0], [1.0], [2.0]]])
-        >>> latent_equivariance_error(torch.tensor([[[0.0], [1.0], [1.5]]]), encoded)
-        (tensor([0.5000]), tensor([0.1667]))
-
-    Source: Song et al. 2023, section 4.1, for the absolute error.
-    """
-    _check_sequences("z", z, "encoded", encoded, "pass latents as they are")
-    error = equivariance_error(z, encoded)
-    return error, error / identity_error(encoded)
+from latentflow.validate import one_of, positive_integer, require_floating, require_no_nan, require_shape
 
 
 def evidence_bound(
@@ -227,81 +137,59 @@ def conditional_log_likelihood(
     return _log_of_mean(found)
 
 
-def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
-    r""":math:`\log N(x_t; \mathrm{Dec}(z_t), I)` of each frame, (B, T+1), in nats: never above `gaussian_constant`.
+@torch.no_grad()
+def marginal_log_likelihood(
+    log_likelihood: Callable[[Tensor], Tensor],
+    flow: nn.Module,
+    q0: Distribution,
+    prior: DiffusionPrior,
+    k: int | Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    steps: int,
+    samples: int = 100,
+    estimator: str = "iwae",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Estimate of :math:`\log p_t(x_t) = \log \int p(x_t | z_t)\, p_t(z_t)\, dz_t` of each frame, (B, T+1), in nats.
+
+    With S samples of :math:`\log w = \log p(x_t | z_t) + \log p_t(z_t) - \log q_t(z_t)`, one of
+
+    * ``"iwae"``: :math:`\log \frac{1}{S} \sum_s w_s`, a lower bound that grows with S towards the truth;
+    * ``"elbo"``: the mean of log w, whose sum over frames is bound (A);
+    * ``"authors"``: the mean of :math:`\log p(x_t | z_t) - \log p_t(z_t) + \log q_t(z_t)`, as in the released evaluation.
+      **No bound**: it adds what has to be subtracted, and can exceed what any model reaches. For comparison only.
 
     Args:
-        decoded, target: (B, T+1, ...).
+        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`; the flow needs its
+            densities, exact ones if the estimate is to be unbiased.
+        prior: of the marginals p_t.
+        estimator: "iwae", "elbo" or "authors".
 
     Raises:
-        TypeError: one of them is not floating.
-        ValueError: the shapes differ, or there are fewer than two frames.
+        TypeError: as `importance_weighted_bound`, or prior is no `DiffusionPrior`.
+        ValueError: as `importance_weighted_bound`, the estimator is unknown, or the flow was made with ``log_det=None``.
 
     Example:
         >>> import torch
-        >>> from latentflow.metrics import gaussian_log_likelihood
-        >>> gaussian_log_likelihood(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))
-        tensor([[-0.9189, -0.9189]])
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import DiffusionPrior, Potential
+        >>> from latentflow.metrics import gaussian_log_likelihood, marginal_log_likelihood
+        >>> q0 = Independent(Normal(torch.zeros(5, 2), torch.ones(5, 2)), 1)
+        >>> images = torch.zeros(5, 4, 2)
+        >>> def log_likelihood(z):
+        ...     return gaussian_log_likelihood(z, images)  # z stands for the decoded frames
+        >>> marginal_log_likelihood(log_likelihood, Potential(2), q0, DiffusionPrior(), 0, steps=3, samples=10).shape
+        torch.Size([5, 4])
 
-    Source: Song et al. 2023, eq. 1, where p(x_t | z_t) has Gaussian noise; its unit variance is ours, the paper gives none.
+    Source: Song et al. 2023, eq. 6, of single frames; Burda et al. 2016 for "iwae".
     """
-    _check_sequences("decoded", decoded, "target", target)
-    pixels = target.shape[2:].numel()
-    return gaussian_constant(pixels) - 0.5 * (target - decoded).square().flatten(2).sum(2)
-
-
-def bernoulli_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
-    r""":math:`\sum_{pixels} x \log p + (1 - x) \log (1 - p)` of each frame, (B, T+1), in nats, with p = sigmoid(logits).
-
-    What a decoder is trained for by binary cross-entropy. A density it is of binary pixels only.
-
-    Args:
-        logits: (B, T+1, ...), of the decoded frames.
-        target: (B, T+1, ...), in [0, 1].
-
-    Raises:
-        TypeError: one of them is not floating.
-        ValueError: the shapes differ, there are fewer than two frames, or target leaves [0, 1].
-
-    Example:
-        >>> import torch
-        >>> from latentflow.metrics import bernoulli_log_likelihood
-        >>> bernoulli_log_likelihood(torch.zeros(1, 2, 1), torch.ones(1, 2, 1))
-        tensor([[-0.6931, -0.6931]])
-
-    Source: Kingma and Welling 2014, appendix C.1.
-    """
-    _check_sequences("logits", logits, "target", target)
-    require(
-        (target >= 0) & (target <= 1),
-        lambda: (
-            f"target: got values from {target.min():.3g} to {target.max():.3g}, expected [0, 1]; divide images by 255"
-        ),
-    )
-    return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(2).sum(2)
-
-
-def gaussian_constant(pixels: int) -> float:
-    r""":math:`-\frac{n}{2} \log 2\pi` nats for n pixel values, which no model with a unit-variance Gaussian decoder exceeds.
-
-    Print it beside such values.
-
-    Args:
-        pixels: n, all channels counted, an int.
-
-    Raises:
-        TypeError: pixels is no int.
-        ValueError: pixels is negative.
-
-    Example:
-        >>> from latentflow.metrics import gaussian_constant
-        >>> round(gaussian_constant(3 * 28 * 28), 2)
-        -2161.34
-
-    Source: the density of N(x; x, I); the mathematics page of the docs compares the paper's likelihoods with it.
-    """
-    require_integer("pixels", pixels, 0, "count those of all channels")
-    return -0.5 * pixels * math.log(2 * math.pi)
+    one_of("estimator", estimator, ("iwae", "elbo", "authors"))
+    found = []
+    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator, densities=True):
+        excess = excess_of_frames(path, prior)
+        found.append(of_frames + excess if estimator == "authors" else of_frames - excess)
+    return _log_of_mean(found) if estimator == "iwae" else torch.stack(found).mean(0)
 
 
 def _sampled(
@@ -313,15 +201,18 @@ def _sampled(
     steps: int,
     samples: int,
     generator: torch.Generator | None,
+    *,
+    densities: bool = False,
 ) -> Iterator[tuple[LatentPath, Tensor]]:
-    """Paths without determinants, and the log-likelihoods of their frames, (B, T+1)."""
+    """Paths, with their densities or without, and the log-likelihoods of their frames, (B, T+1)."""
     positive_integer("samples", samples)
     if not callable(log_likelihood):
         raise TypeError(
             f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
         )
     flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
-    flow.log_det = None
+    if not densities:
+        flow.log_det = None
     for _ in range(samples):
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         yield path, _of_frames(log_likelihood(path.z), path)
@@ -338,13 +229,3 @@ def _of_frames(log_likelihood: Tensor, path: LatentPath) -> Tensor:
     require_shape("log_likelihood", log_likelihood, path.z.shape[:2], fix)
     require_no_nan("log_likelihood", log_likelihood, "look for exploding latents or a bad decoder")
     return log_likelihood
-
-
-def _check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:
-    require_floating(name, x, fix)
-    require_floating(other_name, other, fix)
-    if x.shape != other.shape or x.ndim < 3 or x.shape[1] < 2:
-        raise ValueError(
-            f"{name}, {other_name}: got shapes {tuple(x.shape)} and {tuple(other.shape)}, expected two equal (B, T+1, ...) "
-            "with T >= 1; stack the frames on axis 1"
-        )

@@ -1,0 +1,24 @@
+"""scikit-learn, imported only where it is asked for, and what it is given: arrays, and a seed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+
+
+def scikit_learn(module: str) -> Any:
+    """A module of scikit-learn."""
+    try:
+        return import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise ImportError(
+            "latentflow.metrics: got no scikit-learn, expected it installed; pip install 'latentflow[scores]'"
+        ) from error
+
+
+def seed(generator: torch.Generator | None) -> int:
+    """For what draws random numbers of its own."""
+    device = None if generator is None else generator.device
+    return int(torch.randint(2**31 - 1, (), generator=generator, device=device))

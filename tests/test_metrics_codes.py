@@ -1,0 +1,320 @@
+"""Scores of codes against what is known of them: perfect codes, counted information, and what each score cannot see."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentflow import metrics
+from latentflow.metrics.codes import _one_sided
+from tests.problems import check_message, rand, seeds
+
+
+def grid(*sizes, times=1):
+    """All settings of the factors, as often as said."""
+    return torch.cartesian_prod(*map(torch.arange, sizes)).view(-1, len(sizes)).repeat(times, 1)
+
+
+def flipped(bits, share):
+    """A copy of bits (N,) in which this share of each value is the other one, exactly."""
+    found = bits.clone()
+    for value in (0, 1):
+        where = (bits == value).nonzero().flatten()
+        found[where[: round(share * len(where))]] = 1 - value
+    return found
+
+
+def entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def few(score, represent, sizes, train=300, **settings):
+    generator = torch.Generator().manual_seed(0)
+    return score(represent, sizes, train=train, test=300, generator=generator, **settings)
+
+
+INTERVENTIONS = pytest.mark.parametrize("score", [metrics.beta_vae_score, metrics.factor_vae_score])
+
+
+def test_codes_that_are_the_factors_are_perfect():
+    factors = grid(3, 4, 2, times=5)
+    codes = factors.double()
+    assert metrics.mutual_information_gap(codes, factors) == pytest.approx(1)
+    found = metrics.dci(codes, factors, codes, factors)
+    assert (found.disentanglement, found.completeness, found.informativeness) == pytest.approx((1, 1, 1))
+    torch.testing.assert_close(found.importance, torch.eye(3, dtype=torch.float64))
+    assert few(metrics.beta_vae_score, lambda v: v.float(), (3, 4, 2)) == 1
+    assert few(metrics.factor_vae_score, lambda v: v.float(), (3, 4, 2)) == 1
+
+
+@given(st.sampled_from([0.0, 0.125, 0.25, 0.375]), st.sampled_from([0.25, 0.375, 0.5]))
+def test_information_gap_of_noisy_bits_is_counted(share, second):
+    """A bit that is flipped with probability p knows log 2 - H(p) of what it was."""
+    bit = grid(2, times=64)[:, 0]
+    codes = torch.stack((flipped(bit, share), flipped(bit, second)), 1).double()
+    known = [math.log(2) - (entropy(p) if p > 0 else 0) for p in (share, second)]
+    truth = abs(known[0] - known[1]) / math.log(2)
+    assert metrics.mutual_information_gap(codes, bit[:, None]) == pytest.approx(truth, abs=1e-12)
+
+
+def test_a_factor_in_two_dimensions_leaves_no_gap():
+    factors = grid(4, 3, times=4)
+    codes = torch.cat((factors, factors), 1).double()
+    assert metrics.mutual_information_gap(codes, factors) == pytest.approx(0)
+    assert metrics.sap_score(codes, factors, codes, factors) == pytest.approx(0)
+
+
+@given(seeds, st.integers(2, 4), st.integers(5, 30))
+@settings(max_examples=10)
+def test_information_gap_sees_neither_units_nor_the_order_of_dimensions(seed, dim, bins):
+    codes = rand(60, dim, seed=seed)
+    factors = (torch.arange(60)[:, None] // torch.tensor([1, 5])) % torch.tensor([3, 4])
+    found = metrics.mutual_information_gap(codes, factors, bins=bins)
+    assert 0 <= found <= 1
+    assert metrics.mutual_information_gap(4 * codes.flip(1), 7 - factors.flip(1), bins=bins) == pytest.approx(found)
+
+
+@given(st.integers(1, 5), st.integers(2, 5), seeds)
+def test_one_sidedness_is_one_minus_entropy(rows, columns, seed):
+    importance = rand(rows, columns, seed=seed) ** 4
+    array = importance.numpy()
+    per_row = 1 - scipy.stats.entropy(array.T + 1e-11, base=columns)
+    assert _one_sided(importance) == pytest.approx(np.sum(per_row * array.sum(1) / array.sum()))
+
+
+def test_one_dimension_for_two_factors_is_complete_but_not_disentangled():
+    factors = grid(2, 2, times=25)
+    codes = torch.stack((2 * factors[:, 0] + factors[:, 1], torch.zeros(100)), 1).double()
+    found = metrics.dci(codes, factors, codes, factors)
+    assert found.disentanglement == pytest.approx(0, abs=1e-6)
+    assert found.completeness == pytest.approx(1, abs=1e-6)
+    assert found.informativeness == 1
+
+
+def test_dci_of_codes_that_say_nothing():
+    factors = grid(2, 2, times=5)
+    codes = torch.zeros(20, 3, dtype=torch.float64)
+    found = metrics.dci(codes, factors, codes, factors)
+    assert (found.disentanglement, found.completeness, found.informativeness) == (0, 0, 0.5)
+
+
+def test_dci_judges_by_test_codes():
+    factors = grid(2, 2, times=10)
+    wrong = torch.stack((1 - factors[:, 0], factors[:, 1]), 1)
+    found = metrics.dci(factors.double(), factors, factors.double(), wrong)
+    assert found.informativeness == 0.5  # right of one factor, always wrong of the other
+
+
+@pytest.mark.parametrize("share", [0.0, 0.125, 0.25, 0.375])
+def test_sap_is_the_gap_of_two_accuracies(share):
+    """The flipped bit tells its factor in 1 - p of all cases; nothing else tells it better than a coin."""
+    bit = grid(2, times=64)[:, 0]
+    codes = torch.stack((flipped(bit, share), flipped(bit, 0.5)), 1).double()
+    found = metrics.sap_score(codes, bit[:, None], codes, bit[:, None])
+    assert found == pytest.approx(0.5 - share, abs=1e-12)
+
+
+def test_sap_judges_by_test_codes():
+    factors = grid(2, 2, times=100)
+    wrong = torch.stack((1 - factors[:, 0], factors[:, 1]), 1)
+    # The first dimension is now always wrong of its factor, and the second, a coin, the best: 0.5 - 0.
+    assert metrics.sap_score(factors.double(), factors, factors.double(), wrong) == pytest.approx((0.5 + 0.5) / 2)
+
+
+def near(share, count=300):
+    """Four standard deviations of a share of this many trials."""
+    return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count))
+
+
+@INTERVENTIONS
+def test_codes_that_know_nothing_are_at_chance(score):
+    noise = torch.Generator().manual_seed(1)
+    found = few(score, lambda v: torch.randn(len(v), 50, generator=noise), (5, 5, 5), train=40)
+    assert found == near(1 / 3)  # though a classifier of 50 dimensions is right of all 40 that it has learned from
+
+
+def test_a_factor_that_is_nowhere_is_missed_by_one_and_not_by_the_other():
+    """Where all of two dimensions vary it must be the third factor, as Kim and Mnih found of the beta-VAE score."""
+
+    def first_two(v):
+        return v[:, :2].float()
+
+    assert few(metrics.beta_vae_score, first_two, (8, 8, 8)) == 1
+    assert few(metrics.factor_vae_score, first_two, (8, 8, 8)) == near(2 / 3)
+
+
+def test_factor_vae_score_sees_a_rotation():
+    def turned(v):
+        centred = v.double() - v.double().mean(0)
+        return torch.stack((centred[:, 0] + centred[:, 1], centred[:, 0] - centred[:, 1]), 1)
+
+    assert few(metrics.factor_vae_score, turned, (50, 50)) == near(1 / 2)
+
+
+def test_factor_vae_score_does_not_see_units():
+    noise = torch.Generator().manual_seed(1)
+
+    def noisy(v):
+        return (v + 0.3 * torch.randn(v.shape, generator=noise)) * torch.tensor([100.0, 1.0])
+
+    assert few(metrics.factor_vae_score, noisy, (5, 5)) == 1
+
+
+def test_dimensions_that_hardly_vary_have_no_vote():
+    def with_dead_ones(v):
+        noise = 1e-3 * torch.sin(1.7 * v.sum(1, keepdim=True).double())
+        return torch.cat((noise, v.double(), noise), 1)
+
+    assert few(metrics.factor_vae_score, with_dead_ones, (3, 4)) == 1
+    assert few(metrics.factor_vae_score, lambda v: 1e-3 * v.float(), (3, 4)) == 0
+    assert few(metrics.factor_vae_score, lambda v: 1e-3 * v.float(), (3, 4), least_std=1e-5) == 1
+
+
+def test_batches_hold_one_factor_and_draw_the_others():
+    seen = []
+
+    def represent(v):
+        seen.append(v)
+        return v.float()
+
+    generator = torch.Generator().manual_seed(0)
+    metrics.factor_vae_score(
+        represent, (4, 5), train=40, test=1, batch=16, population=50, chunk=100, generator=generator
+    )
+    assert max(map(len, seen)) <= 100
+    votes = torch.cat(seen)[50 : 50 + 40 * 16].view(40, 16, 2)
+    held = (votes == votes[:, :1]).all(1)
+    assert (held.sum(1) == 1).all()
+    assert held.any(0).all()
+    seen.clear()
+    metrics.beta_vae_score(represent, (4, 5), train=10, test=1, batch=16, chunk=1000, generator=generator)
+    first, second = seen[0].view(2, 10, 16, 2)
+    held = (first == second).all(1)
+    assert (held.sum(1) == 1).all()
+    assert (first != first[:, :1]).any(1).all()  # pairs agree with each other, not with other pairs
+
+
+def test_settings_are_uniform_and_reproducible():
+    def sample(seed):
+        return metrics.sample_codes(lambda v: v.double(), (3, 2), 3000, generator=torch.Generator().manual_seed(seed))
+
+    codes, factors = sample(0)
+    assert torch.equal(codes, factors.double())
+    counts = (2 * factors[:, 0] + factors[:, 1]).bincount(minlength=6)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    assert torch.equal(sample(0)[1], factors)
+    assert not torch.equal(sample(1)[1], factors)
+
+
+def test_no_graph_is_kept():
+    weight = torch.ones(2, requires_grad=True)
+    codes, _ = metrics.sample_codes(lambda v: v * weight, (3, 2), 10)
+    assert not codes.requires_grad
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    factors = grid(2, 2)
+    check_message(
+        lambda: metrics.mutual_information_gap(factors.double(), factors),
+        ImportError,
+        "got no scikit-learn, expected it installed; pip install 'latentflow[scores]'",
+    )
+
+
+def identity(v):
+    return v.float()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: metrics.sample_codes(identity, ()), ValueError, "sizes: got 0 factors, expected at least 1"),
+        (lambda: metrics.beta_vae_score(identity, (3,)), ValueError, "sizes: got 1 factors, expected at least 2"),
+        (
+            lambda: metrics.factor_vae_score(identity, (3, 1)),
+            ValueError,
+            "sizes: got 1, expected at least 2; leave out",
+        ),
+        (lambda: metrics.sample_codes(identity, (3, 2.0)), TypeError, "sizes: got 2.0 (float), expected an int"),
+        (lambda: metrics.sample_codes(identity, (3, 2), 0), ValueError, "num: got 0, expected at least 1"),
+        (lambda: metrics.sample_codes(identity, (3, 2), 5, chunk=0), ValueError, "chunk: got 0, expected at least 1"),
+        (lambda: metrics.factor_vae_score(identity, (3, 2), batch=1), ValueError, "batch: got 1, expected at least 2"),
+        (lambda: metrics.factor_vae_score(identity, (3, 2), population=1), ValueError, "population: got 1, expected"),
+        (lambda: metrics.factor_vae_score(identity, (3, 2), train=0), ValueError, "train: got 0, expected at least 1"),
+        (
+            lambda: metrics.factor_vae_score(identity, (3, 2), least_std="0"),
+            TypeError,
+            "least_std: got '0', expected a",
+        ),
+        (lambda: metrics.beta_vae_score(identity, (3, 2), test=0), ValueError, "test: got 0, expected at least 1"),
+        (lambda: metrics.sample_codes(lambda v: v, (3, 2), 5), TypeError, "represent(factors): got dtype torch.int64"),
+        (
+            lambda: metrics.sample_codes(lambda v: v.float().mean(0), (3, 2), 5),
+            ValueError,
+            "represent(factors): got shape (2,), expected (5, dim)",
+        ),
+        (
+            lambda: metrics.sample_codes(lambda v: v.float() / 0, (3, 2), 5),
+            ValueError,
+            "represent(factors): got .* non-finite values",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(4, 2), torch.ones(4, 1)),
+            TypeError,
+            "factors: got dtype torch.float32, expected an integer dtype",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(4, 2), [0, 1]),
+            TypeError,
+            "factors: got list, expected an integer tensor",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(4, 1), grid(2, 2)),
+            ValueError,
+            "codes, factors: got shapes (4, 1) and (4, 2), expected (N, dim) and (N, F) with dim >= 2",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(5, 2), grid(2, 2)),
+            ValueError,
+            "codes, factors: got shapes (5, 2) and (4, 2), expected",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(4, 2), 0 * grid(2, 2)),
+            ValueError,
+            "factors: got one that never changes, expected",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.full((4, 2), torch.nan), grid(2, 2)),
+            ValueError,
+            "codes: got 8 non-finite values",
+        ),
+        (
+            lambda: metrics.mutual_information_gap(torch.ones(4, 2), grid(2, 2), bins=0),
+            ValueError,
+            "bins: got 0, expected at least 1",
+        ),
+        (
+            lambda: metrics.dci(torch.ones(4, 2), grid(2, 2)[:, :1], torch.ones(4, 2), grid(2, 2)[:, :1]),
+            ValueError,
+            "factors: got shape (4, 1), expected at least 2 columns",
+        ),
+        (
+            lambda: metrics.sap_score(torch.ones(4, 2), grid(2, 2), torch.ones(4, 3), grid(2, 2)),
+            ValueError,
+            "test_codes: got 3 columns, expected 2; pass the same as in codes",
+        ),
+        (
+            lambda: metrics.dci(torch.ones(4, 2), grid(2, 2), torch.ones(2, 2), grid(2)),
+            ValueError,
+            "test_factors: got 1 columns, expected 2",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(make, error, message):
+    check_message(make, error, message)
