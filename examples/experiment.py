@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from figures import animation, picture, rows
 from hardware import hardware
 from report import show
 from torch import Tensor
+from variation import SHARES, variation
 
 # The published networks, terms and optimiser.
 PAPER: dict[str, Any] = {
@@ -48,12 +50,21 @@ class Settings(train.Run, models.Model):
     """test images, or some of the training images, kept from training: for whoever chooses settings by what comes out"""
     held_out: int | None = None
     """evaluate on this many held-out images only (all, if left out); for short runs"""
+    variation_pairs: int = 0
+    """pairs of decoded images for variation predictability, of each transformation a share: not measured at 0; the more pairs,
+    the longer it takes, 3,000 about ten minutes on two cores"""
 
     def __post_init__(self) -> None:
         train.Run.__post_init__(self)
         models.Model.__post_init__(self)
         if self.held_out is not None and self.held_out < 1:
             raise ValueError(f"--held-out: got {self.held_out}, expected at least 1")
+        if self.variation_pairs < 0:
+            raise ValueError(f"--variation-pairs: got {self.variation_pairs}, expected at least 0")
+
+    def noted(self) -> dict[str, Any]:
+        """The settings that a resumed run must share; what is measured in the end may be more."""
+        return {name: value for name, value in super().noted().items() if name != "variation_pairs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +113,10 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     print(f"evaluating on {len(data.held_out)} held-out sequences of each kind", flush=True)
     results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some)
     index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
+    if settings.variation_pairs > 0:
+        results["variation"] = variation(
+            model, data.held_out, data.truth, data.steps, index, settings.variation_pairs, seed=settings.seed
+        )
     found = rows(model, data.held_out, data.truth, data.steps, index, each=6)
     picture(found, settings.out / "figure.png", data.note)
     animation(found, settings.out / "evolution.webp")
@@ -123,6 +138,12 @@ def _check(settings: Settings, num: int, held_out: int) -> None:
         )
     if held_out < num + 2:
         raise ValueError(f"--held-out: got {held_out}, expected at least {num + 2}, one for each row of the figure")
+    pairs, least, most = settings.variation_pairs, math.ceil(0.5 / min(SHARES)) + 1, num * held_out
+    if pairs > 0 and not least <= pairs <= most:
+        raise ValueError(
+            f"--variation-pairs: got {pairs}, expected 0, or {least} to {most}: {min(SHARES):.0%} of them is learned from, and "
+            "each transformation shows a held-out image once"
+        )
 
 
 def settings_of(kind: type[S], presets: Mapping[str, S], arguments: list[str], description: str | None) -> S:

@@ -30,6 +30,8 @@ def show(results: dict[str, Any], note: str = "", on: str = "held-out images") -
         console.print(_transport(results["transport"]))
     if "bounds" in results:
         _bounds(console, results["bounds"])
+    if "variation" in results:
+        console.print(_variation(results["variation"]))
     if "selection" in results:
         _selection(console, results["selection"], list(results["transformations"]))
 
@@ -74,6 +76,15 @@ def _bounds(console: Console, bounds: dict[str, Any]) -> None:
     for name in ("marginal", "initial", "importance_weighted"):
         console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
     console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
+
+
+def _variation(found: dict[str, Any]) -> Table:
+    title = f"variation predictability: accuracies in per cent, of {found['pairs']} pairs and {found['epochs']} epochs"
+    table = _table(title, "first and last frames", "learned from", "best epoch", "last epoch")
+    for name in ("decoded", "true"):
+        for share, row in found[name].items():
+            table.add_row(name, share.replace("%", " %"), f"{100 * row['best']:.2f}", f"{100 * row['final']:.2f}")
+    return table
 
 
 def _selection(console: Console, selection: dict[str, Any], names: list[str]) -> None:
