@@ -21,7 +21,7 @@ from torch import nn
 
 # What a run leaves in its folder.
 FOLDERS = ("checkpoints", "tensorboard")
-FILES = ("results.json", "log.csv", "figure.png", "figure.webp", "evolution.webp")
+FILES = ("model.json", "results.json", "log.csv", "figure.png", "figure.webp", "evolution.webp")
 _NOTED = "settings.json"
 # What a checkpoint consists of, and the record of their hashes.
 _MODEL, _STATE, _RECORD = "model.safetensors", "state.pt", "files.json"
@@ -123,6 +123,20 @@ def restore(out: Path, model: nn.Module, parts: dict[str, Any]) -> dict[str, Any
             f"{folder}: got {said}, expected a whole checkpoint of this model after {int(folder.name)} steps; "
             "if it is damaged, start again with --overwrite"
         ) from error
+
+
+def load_weights(out: Path, model: nn.Module) -> None:
+    """Those of the last checkpoint, for who does not go on with the run."""
+    folder = last(out)
+    if folder is None:
+        raise ValueError(f"{out}: got no checkpoint, expected one; train first, or name the folder of another run")
+    damage = _damage(folder)
+    if damage is not None:
+        raise ValueError(f"{damage}; delete {folder} to load the one before it")
+    try:
+        load_model(model, str(folder / _MODEL))
+    except Exception as error:
+        raise ValueError(f"{folder / _MODEL}: got {error}, expected weights of the model of this run") from error
 
 
 def last(out: Path) -> Path | None:

@@ -30,12 +30,14 @@ def variation(
 ) -> dict[str, Any]:
     """Accuracies from Dec(z_0) and Dec(z_T), and from true frames x_0 and x_T, for each share of the pairs.
 
-    With as many pairs of each transformation, each of another of the bases (N, ...); index is the potential of each.
+    With as many pairs of each transformation, each of another of the bases (N, ...); each transformation has bases of its own
+    where there are enough. Index is the potential of each.
     """
     each = pairs // len(index)
     decoded, true = [], []
+    apart = each if len(bases) >= each * len(index) else 0
     for k, potential in enumerate(index):
-        for part in bases[:each].split(chunk):
+        for part in bases[k * apart : k * apart + each].split(chunk):
             x = truth.single(part, k, steps)[:, [0, -1]]
             z, _ = model.flow.transport(model.posterior(x[:, 0]).mean, potential, steps=steps)
             decoded.append(model.images(z[:, [0, -1]]))

@@ -57,7 +57,7 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     """
     one_of("bound", bound, ("marginal", "initial"))
     check_path(path)
-    _check_prior(prior)
+    check_prior(prior)
     if bound == "marginal":
         if path.log_q is None:
             raise ValueError(_NO_DENSITIES + ", or use bound='initial'")
@@ -68,15 +68,20 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 
 def excess_of_frames(path: LatentPath, prior: DiffusionPrior) -> Tensor:
     """Log q_t(z_t) - log p_t(z_t), (B, T+1), of a path with densities."""
-    _check_prior(prior)
+    check_prior(prior)
     if path.log_q is None:
         raise ValueError(_NO_DENSITIES)
     return path.log_q - prior.log_prob(path)
 
 
-def _check_prior(prior: object) -> None:
-    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, Distribution):
-        raise TypeError(f"prior: got {type(prior).__name__}, expected a DiffusionPrior; pass it as the second argument")
+def check_prior(prior: object) -> None:
+    """Raise unless `prior` has a log density of paths."""
+    other = isinstance(prior, (Distribution, type)) or hasattr(prior, "transport")  # which have one of something else
+    if other or not callable(getattr(prior, "log_prob", None)):
+        got = prior.__name__ if isinstance(prior, type) else type(prior).__name__
+        raise TypeError(
+            f"prior: got {got}, expected a DiffusionPrior; make one, DiffusionPrior(num), and pass it there"
+        )
 
 
 @one_operation

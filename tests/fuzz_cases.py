@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import models
 import numpy as np
 import torch
+import trained
 from data import mnist as mnist_file
 from data import shapes3d as shapes3d_file
 from data.dsprites import DSprites
@@ -148,6 +150,17 @@ def resume(folder: Path) -> object:
     )
 
 
+def write_trained(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    settings = models.Model(supervision="none", dim=2, networks="small", width=1, hidden=2, frames=None)
+    trained.note(folder, settings, 3, 8, ("one", "two"), 2)
+    checkpoints.save(folder, 1, models.build(settings, 3, 8, 2, 2), {"seconds": 1.0})
+
+
+def load_trained(folder: Path) -> object:
+    return trained.load(folder).state_dict()
+
+
 def without_the_last(files: Files) -> Files:
     return {name: content for name, content in files.items() if "00000002" not in name}
 
@@ -176,6 +189,7 @@ CASES = {
     "dsprites": Case(lambda folder: write_dsprites(folder, SPRITES), images_of(DSprites, SPRITES), False),
     "samples": Case(write_samples, lambda folder: samples("falcor3d", folder), False),
     "store": Case(load_store, load_store, True),
+    "trained": Case(write_trained, load_trained, False),
     "checkpoint": Case(write_run, resume, True, also=without_the_last),
     "checkpoint, new hashes": Case(write_run, resume, False, rehashed, without_the_last),
 }  # fmt: skip

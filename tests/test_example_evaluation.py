@@ -18,8 +18,10 @@ from networks import SpriteDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transport import residual, transport_cost
+from variation import variation
 
 from latentflow import FlowPosterior, HJConstraint
+from latentflow.metrics import VariationPredictability
 
 
 class Drift(nn.Module):
@@ -73,6 +75,47 @@ def test_a_model_that_is_the_truth_has_no_error_while_standing_still_has(perfect
     assert row["autoencoded"] == pytest.approx(row["identity"], rel=0.01)
     assert row["latent_error"] == pytest.approx(sum(range(9)))
     assert row["folds"] == 0
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2], [1, 2, 0]])
+def test_ends_of_decoded_paths_and_of_true_sequences_are_judged(
+    perfect: FlowVAE,
+    index: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def judge(first: Tensor, last: Tensor, labels: Tensor, **settings: object) -> VariationPredictability:
+        seen.append((first, last, labels, settings["share"]))
+        return VariationPredictability(1.0, 0.5)
+
+    monkeypatch.setattr("variation.variation_predictability", judge)
+    bases = perfect.decoder.digit.expand(7, -1, -1)
+    found = variation(perfect, bases, DIGITS, 8, index, 20, chunk=4)
+    assert found["pairs"] == 18, "as many of each"
+    assert found["true"] == found["decoded"] == {share: {"best": 1.0, "final": 0.5} for share in ("10%", "1%")}
+    assert [share for *_, share in seen] == [0.1, 0.01, 0.1, 0.01]
+    (first, last, labels, _), _, (true_first, true_last, _, _), _ = seen
+    assert labels.tolist() == 6 * [0] + 6 * [1] + 6 * [2]
+    x = torch.cat([DIGITS.single(bases[:6], k, 8) for k in range(3)])
+    assert torch.equal(true_first, x[:, 0])
+    assert torch.equal(true_last, x[:, -1])
+    assert (first - true_first).abs().max() < 1e-3
+    assert ((last - true_last).abs().max() < 1e-3) == (index == [0, 1, 2])
+
+
+def test_each_transformation_has_images_of_its_own_where_there_are_enough(
+    perfect: FlowVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    judge = lambda *given, **settings: seen.append(given) or VariationPredictability(1.0, 1.0)  # noqa: E731
+    monkeypatch.setattr("variation.variation_predictability", judge)
+    for count, different in ((6, 6), (5, 2)):
+        seen.clear()
+        variation(perfect, torch.rand(count, 16, 16), DIGITS, 8, [0, 1, 2], 6)
+        true_first = seen[2][0]
+        assert len(true_first) == 6
+        assert len(true_first.flatten(1).unique(dim=0)) == different
 
 
 def test_learned_indices_may_be_a_permutation(perfect: FlowVAE) -> None:

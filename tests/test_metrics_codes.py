@@ -38,6 +38,10 @@ def few(score, represent, sizes, train=300, **settings):
     return score(represent, sizes, train=train, test=300, generator=generator, **settings)
 
 
+def identity(v):
+    return v.float()
+
+
 INTERVENTIONS = pytest.mark.parametrize("score", [metrics.beta_vae_score, metrics.factor_vae_score])
 
 
@@ -211,6 +215,41 @@ def test_settings_are_uniform_and_reproducible():
     assert not torch.equal(sample(1)[1], factors)
 
 
+def test_whole_numbers_may_be_of_any_library():
+    factors, two = grid(3, 4, times=5), np.int64(2)
+    codes = rand(60, 2)
+    bins = torch.tensor([5])
+    assert metrics.mutual_information_gap(codes, factors, bins=bins) == metrics.mutual_information_gap(
+        codes, factors, bins=5
+    )
+    for score in (metrics.beta_vae_score, metrics.factor_vae_score):
+        assert few(score, identity, torch.tensor([3, 4]), batch=np.int64(32), chunk=two) == 1
+
+
+def test_a_dimension_that_hardly_varies_is_no_obstacle():
+    """A range of less than as many floating numbers as there are bins."""
+    factors = grid(3, 4, times=5)
+    codes = torch.cat((factors.double(), 1 + 2**-52 * factors[:, :1].double()), 1)
+    assert metrics.mutual_information_gap(codes[:, :2], factors) == pytest.approx(1)
+    assert metrics.mutual_information_gap(codes, factors) == pytest.approx(0.5, abs=0.2)
+
+
+def test_represent_may_write_to_what_it_is_shown():
+    def represent(v):
+        v -= 1
+        return v.double()
+
+    codes, factors = metrics.sample_codes(represent, (3, 4), 50)
+    assert factors.min() == 0
+    assert torch.equal(codes, factors.double() - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@INTERVENTIONS
+def test_codes_in_half_precision_do_not_overflow(score, dtype):
+    assert few(score, lambda v: ((v - 1.5) * 20000).to(dtype), (4, 4)) == 1
+
+
 def test_no_graph_is_kept():
     weight = torch.ones(2, requires_grad=True)
     codes, _ = metrics.sample_codes(lambda v: v * weight, (3, 2), 10)
@@ -227,10 +266,6 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     )
 
 
-def identity(v):
-    return v.float()
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -239,9 +274,54 @@ def identity(v):
         (
             lambda: metrics.factor_vae_score(identity, (3, 1)),
             ValueError,
-            "sizes: got 1, expected at least 2; leave out",
+            "sizes: got 1, expected at least 2; give",
         ),
-        (lambda: metrics.sample_codes(identity, (3, 2.0)), TypeError, "sizes: got 2.0 (float), expected an int"),
+        (lambda: metrics.sample_codes(identity, (3, 2.0)), TypeError, "sizes: got (3, 2.0), expected whole numbers"),
+        (lambda: metrics.sample_codes(identity, 3), TypeError, "sizes: got 3, expected whole numbers, of at least 1 f"),
+        (lambda: metrics.sample_codes(None, (3, 2)), TypeError, "represent: got NoneType, expected a function"),
+        (lambda: metrics.beta_vae_score(identity, (3, 2), chunk=None), TypeError, "chunk: got None"),
+        (
+            lambda: metrics.beta_vae_score(identity, (3, 2), generator=0),
+            TypeError,
+            "generator: got int, expected a torch",
+        ),
+        (lambda: metrics.beta_vae_score(identity, (3, 2), train=1), ValueError, "train: got 1 points that share one"),
+        (
+            lambda: metrics.factor_vae_score(identity, (3, 2), least_std=0),
+            ValueError,
+            "least_std: got 0, expected more",
+        ),
+        (lambda: metrics.factor_vae_score(identity, (3, 2), least_std=math.nan), ValueError, "least_std: got nan"),
+        (
+            lambda: metrics.sample_codes(lambda v: torch.zeros(len(v), len(v)), (3, 2), 5, chunk=3),
+            ValueError,
+            "represent(factors): got shape (2, 2), expected (2, 3)",
+        ),
+        (
+            lambda: metrics.sample_codes(lambda v: torch.zeros(len(v), 0), (3, 2), 5),
+            ValueError,
+            "represent(factors): got shape (5, 0), expected (5, dim)",
+        ),
+        (
+            lambda: metrics.sample_codes(lambda v: 1e31 * v.float(), (3, 2), 5),
+            ValueError,
+            "represent(factors): got values up to .*, expected at most 1e+30",
+        ),
+        (
+            lambda: metrics.sap_score(1e300 * grid(2, 2).double(), grid(2, 2), torch.ones(4, 2), grid(2, 2)),
+            ValueError,
+            "codes: got values up to 1e+300, expected at most 1e+30",
+        ),
+        (
+            lambda: metrics.sap_score(torch.ones(4, 2), grid(2, 2) > 0, torch.ones(4, 2), grid(2, 2)),
+            TypeError,
+            "factors: got dtype torch.bool, expected an integer dtype",
+        ),
+        (
+            lambda: metrics.dci(torch.ones(4, 2), grid(2, 2), torch.ones(4, 2), grid(2, 2) + torch.tensor([0, 5])),
+            ValueError,
+            "test_factors: got value 5 of factor 1, expected those of factors; learn from more codes",
+        ),
         (lambda: metrics.sample_codes(identity, (3, 2), 0), ValueError, "num: got 0, expected at least 1"),
         (lambda: metrics.sample_codes(identity, (3, 2), 5, chunk=0), ValueError, "chunk: got 0, expected at least 1"),
         (lambda: metrics.factor_vae_score(identity, (3, 2), batch=1), ValueError, "batch: got 1, expected at least 2"),

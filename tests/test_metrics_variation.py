@@ -86,6 +86,19 @@ def test_learns_where_gradients_are_off(mode):
         assert score(*pairs(num=40)) == plain
 
 
+def test_neither_autocast_nor_a_default_device_changes_it():
+    plain = score(*pairs(num=40))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert score(*pairs(num=40)) == plain
+    given = pairs(num=40)
+    with torch.device("meta"):  # nothing can be computed there
+        assert score(*given) == plain
+
+
+def test_one_pair_suffices_to_learn_from():
+    assert score(*pairs(num=12), share=0.01, epochs=1).best <= 1
+
+
 def test_images_keep_their_graph_to_themselves():
     first, last, labels = pairs(num=40)
     first.requires_grad_()
@@ -107,9 +120,17 @@ LABELS = torch.arange(20) % 2
         (lambda: score(IMAGES.byte(), IMAGES, LABELS), TypeError, "first: got dtype torch.uint8, expected a floating"),
         (lambda: score(IMAGES, IMAGES, LABELS[:5]), ValueError, "labels: got shape (5,), expected (20,); give each pair"),
         (lambda: score(IMAGES, IMAGES, LABELS.float()), TypeError, "labels: got dtype torch.float32, expected an integer"),
-        (lambda: score(IMAGES, IMAGES, LABELS - 1), ValueError, "labels: got -1, expected 0 and above; number"),
-        (lambda: score(IMAGES, IMAGES, LABELS, share=0.01), ValueError, "share: got 0.01 of 20 pairs, expected some to"),
-        (lambda: score(IMAGES, IMAGES, LABELS, share=1.0), ValueError, "share: got 1.0 of 20 pairs, expected some to"),
+        (lambda: score(IMAGES, IMAGES, LABELS - 1), ValueError, "labels: got the numbers -1, 0, expected 0, 1,"),
+        (lambda: score(IMAGES, IMAGES, 2 * LABELS), ValueError, "labels: got the numbers 0, 2, expected 0, 1, ..., K - 1"),
+        (lambda: score(IMAGES, IMAGES, 0 * LABELS), ValueError, "labels: got the numbers 0, expected 0, 1, ..., K - 1"),
+        (lambda: score(IMAGES, IMAGES, LABELS > 0), TypeError, "labels: got dtype torch.bool, expected an integer"),
+        (lambda: score(IMAGES, IMAGES * math.nan, LABELS), ValueError, "last: got 1280 nan in samples .*, expected numb"),
+        (lambda: score(IMAGES[:, :0], IMAGES[:, :0], LABELS), ValueError, "first, last: got shapes (20, 0, 8, 8)"),
+        (lambda: score(IMAGES, IMAGES, LABELS, share=0.96), ValueError, "share: got 0.96 of 20 pairs, expected one to"),
+        (lambda: score(IMAGES, IMAGES, LABELS, share=1.0), ValueError, "share: got 1, expected more than 0 and less than 1"),
+        (lambda: score(IMAGES, IMAGES, LABELS, share=math.nan), ValueError, "share: got nan, expected more than 0 and"),
+        (lambda: score(IMAGES, IMAGES, LABELS, learning_rate=0), ValueError, "learning_rate: got 0, expected more than 0"),
+        (lambda: score(IMAGES, IMAGES, LABELS, learning_rate=math.inf), ValueError, "learning_rate: got inf, expected m"),
         (lambda: score(IMAGES, IMAGES, LABELS, share="all"), TypeError, "share: got 'all', expected a number"),
         (lambda: score(IMAGES, IMAGES, LABELS, mode="diff"), ValueError, "mode: got 'diff', expected one of"),
         (lambda: score(IMAGES, IMAGES, LABELS, epochs=0), ValueError, "epochs: got 0, expected at least 1"),

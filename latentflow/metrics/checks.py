@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
-from latentflow.validate import require, require_floating
+from latentflow.validate import number, require, require_finite, require_floating, require_no_nan
+
+LARGEST = 1e30  # of a code: beyond, squares leave single precision, and classifiers do not come to an end
 
 
 def check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:
@@ -20,15 +25,38 @@ def check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: s
 
 def require_pixels(name: str, x: Tensor) -> None:
     """Raise unless all values lie in [0, 1]."""
+    require_no_nan(name, x, "look for exploding weights")
     require(
         (x >= 0) & (x <= 1),
         lambda: f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected [0, 1]; divide images by 255",
     )
 
 
-def require_integers(name: str, x: object, fix: str) -> None:
-    """Raise TypeError unless `x` is a tensor of integers."""
+def require_integers(name: str, x: object, fix: str) -> Tensor:
+    """Return `x` as int64 if it is a tensor of integers, else raise TypeError."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, expected an integer tensor; {fix}")
-    if x.is_floating_point() or x.is_complex():
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{name}: got dtype {x.dtype}, expected an integer dtype; {fix}")
+    return x.long()
+
+
+def require_codes(name: str, x: object) -> Tensor:
+    """Return codes in double precision, on the CPU, if they are finite and of a size that can be squared, else raise."""
+    codes = require_floating(name, x, "pass posterior means").detach().cpu().double()
+    fix = "look for exploding weights"
+    require_finite(name, codes, fix)
+    require(
+        codes.abs() <= LARGEST,
+        lambda: f"{name}: got values up to {codes.abs().max():.3g}, expected at most {LARGEST:g}; {fix}",
+    )
+    return codes
+
+
+def number_between(name: str, x: object, low: float, high: float, fix: str) -> float:
+    """Return `x` as a float if it is a number between these two, else raise."""
+    found = number(name, x)
+    if not low < found < high:
+        end = "" if math.isinf(high) else f" and less than {high:g}"
+        raise ValueError(f"{name}: got {found:g}, expected more than {low:g}{end}; {fix}")
+    return found

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentflow.metrics.checks import require_integers
+from latentflow.metrics.checks import require_codes, require_integers
 from latentflow.metrics.learning import scikit_learn, seed
-from latentflow.validate import positive_integer, require, require_finite, require_floating
+from latentflow.validate import positive_integer, require
 
 
 class DCI(NamedTuple):
@@ -23,7 +23,7 @@ class DCI(NamedTuple):
         disentanglement: 1 where each dimension serves one factor, 0 where it serves all alike.
         completeness: 1 where each factor lies in one dimension, 0 where it lies in all alike.
         informativeness: the mean accuracy of the classifiers on test codes.
-        importance: (dim, F), how much each dimension tells of each factor; a factor's add up to 1.
+        importance: (dim, F), how much each dimension tells of each factor; a factor's add up to 1, or 0 if none tells.
 
     Example:
         >>> import torch
@@ -68,9 +68,9 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = 20) ->
     Source: Chen et al. 2018, eq. 6; 20 bins as in Locatello et al. 2019.
     """
     x, y = _arrays("", codes, factors)
-    positive_integer("bins", bins)
+    edges = positive_integer("bins", bins) + 1
     information = scikit_learn("metrics").mutual_info_score
-    cut = [np.digitize(column, np.histogram(column, bins)[1][:-1]) for column in x.T]
+    cut = [np.digitize(column, np.linspace(column.min(), column.max(), edges)[:-1]) for column in x.T]
     found = np.array([[information(factor, column) for factor in y.T] for column in cut])
     entropy = np.array([information(factor, factor) for factor in y.T])
     return float(np.mean(_gap(found) / entropy))
@@ -97,7 +97,8 @@ def dci(
 
     Raises:
         TypeError: codes are not floating, or factors not integer.
-        ValueError: codes or factors have another shape, codes are not finite, there is but one factor, or one never changes.
+        ValueError: codes or factors have another shape, codes are not finite, there is but one factor, one never changes, or
+            one has values among the test factors that were not learned.
         ImportError: scikit-learn is not installed.
 
     Example:
@@ -134,19 +135,20 @@ def sap_score(
     """Separated attribute predictability: how much better the best dimension tells a factor than the second best.
 
     Linear support vector machines learn each factor from each dimension alone; the score is the mean over factors of the gap
-    between the two best accuracies.
+    between the two best accuracies. The machines are regularised, so units and offsets of the codes matter.
 
     Args:
         codes, test_codes: (N, dim), to learn from and to judge by, with dim at least 2.
         factors, test_factors: (N, F), integers.
-        generator: seeds the machines.
+        generator: seeds the machines, where they draw.
 
     Returns:
         Between 0 and 1.
 
     Raises:
         TypeError: codes are not floating, or factors not integer.
-        ValueError: codes or factors have another shape, codes are not finite, or a factor never changes.
+        ValueError: codes or factors have another shape, codes are not finite, a factor never changes, or has values among the
+            test factors that were not learned.
         ImportError: scikit-learn is not installed.
 
     Example:
@@ -184,28 +186,32 @@ def _one_sided(importance: Tensor) -> float:
 
 
 def _learned_and_judged(codes: Tensor, factors: Tensor, test_codes: Tensor, test_factors: Tensor) -> tuple[Any, Any]:
-    learned, judged = _arrays("", codes, factors), _arrays("test_", test_codes, test_factors, changing=False)
-    for name, one, other in zip(("codes", "factors"), learned, judged, strict=True):
+    (x, y), (test_x, test_y) = _arrays("", codes, factors), _arrays("test_", test_codes, test_factors, changing=False)
+    for name, one, other in (("codes", x, test_x), ("factors", y, test_y)):
         if one.shape[1] != other.shape[1]:
             raise ValueError(
                 f"test_{name}: got {other.shape[1]} columns, expected {one.shape[1]}; pass the same as in {name}"
             )
-    return learned, judged
+    for j, (factor, test_factor) in enumerate(zip(y.T, test_y.T, strict=True)):
+        if unknown := sorted({*test_factor.tolist()} - {*factor.tolist()}):
+            raise ValueError(
+                f"test_factors: got value {unknown[0]} of factor {j}, expected those of factors; learn from more codes"
+            )
+    return (x, y), (test_x, test_y)
 
 
 def _arrays(prefix: str, codes: Tensor, factors: Tensor, *, changing: bool = True) -> tuple[Any, Any]:
     """Codes and factors for scikit-learn, or an error."""
-    require_floating(f"{prefix}codes", codes, "pass posterior means")
-    require_integers(f"{prefix}factors", factors, "number the values of each factor")
-    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or 0 in factors.shape or codes.shape[1] < 2:
+    x = require_codes(f"{prefix}codes", codes)
+    y = require_integers(f"{prefix}factors", factors, "number the values of each factor").cpu()
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in y.shape or x.shape[1] < 2:
         raise ValueError(
-            f"{prefix}codes, {prefix}factors: got shapes {tuple(codes.shape)} and {tuple(factors.shape)}, expected (N, dim) "
+            f"{prefix}codes, {prefix}factors: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (N, dim) "
             "and (N, F) with dim >= 2; give a row for each image"
         )
-    require_finite(f"{prefix}codes", codes, "look for exploding weights")
     if changing:
         require(
-            (factors != factors[:1]).any(0),
+            (y != y[:1]).any(0),
             lambda: f"{prefix}factors: got one that never changes, expected two values of each; leave it out",
         )
-    return codes.detach().double().cpu().numpy(), factors.cpu().numpy()
+    return x.numpy(), y.numpy()

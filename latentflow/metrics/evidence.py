@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow.initial import log_prob
-from latentflow.objective import excess_of_frames, flow_kl
+from latentflow.objective import check_prior, excess_of_frames, flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.prior import DiffusionPrior
@@ -157,12 +157,15 @@ def marginal_log_likelihood(
 
     * ``"iwae"``: :math:`\log \frac{1}{S} \sum_s w_s`, a lower bound that grows with S towards the truth;
     * ``"elbo"``: the mean of log w, whose sum over frames is bound (A);
-    * ``"authors"``: the mean of :math:`\log p(x_t | z_t) - \log p_t(z_t) + \log q_t(z_t)`, as in the released evaluation.
-      **No bound**: it adds what has to be subtracted, and can exceed what any model reaches. For comparison only.
+    * ``"authors"``: the mean of :math:`\log p(x_t | z_t) - \log p_t(z_t) + \log q_t(z_t)`, with the signs of the released
+      evaluation; densities and prior are those that you pass. **No bound**: it adds what has to be subtracted, and can exceed
+      what any model reaches. For comparison only.
+
+    The first two are bounds where the densities are exact and no path folds.
 
     Args:
-        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`; the flow needs its
-            densities, exact ones if the estimate is to be unbiased.
+        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`; but the flow needs
+            its densities.
         prior: of the marginals p_t.
         estimator: "iwae", "elbo" or "authors".
 
@@ -185,6 +188,7 @@ def marginal_log_likelihood(
     Source: Song et al. 2023, eq. 6, of single frames; Burda et al. 2016 for "iwae".
     """
     one_of("estimator", estimator, ("iwae", "elbo", "authors"))
+    check_prior(prior)
     found = []
     for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator, densities=True):
         excess = excess_of_frames(path, prior)

@@ -8,13 +8,16 @@ only what was built to that end (Song et al. 2023, supplement).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latentflow.metrics.learning import scikit_learn
-from latentflow.validate import number, positive_integer, require_finite, require_floating, require_integer
+from latentflow.metrics.checks import number_between, require_codes
+from latentflow.metrics.learning import device_of, scikit_learn
+from latentflow.validate import positive_integer, require_integer
 
 Represent = Callable[[Tensor], Tensor]
 
@@ -30,6 +33,8 @@ def sample_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes of N random settings of the factors, (N, dim), and these settings, (N, F): what `dci` and its kin take.
 
+    Both are on the CPU, the codes in double precision.
+
     Args:
         represent: maps factors (n, F), integers, to codes (n, dim), such as posterior means. Whatever else makes an image it
             draws by itself.
@@ -39,7 +44,7 @@ def sample_codes(
         generator: draws the settings, on its device.
 
     Raises:
-        TypeError: sizes, num or chunk are no ints, or codes are not floating.
+        TypeError: represent is no function, sizes, num or chunk are no ints, or codes are not floating.
         ValueError: there are no factors, one has fewer than two values, num or chunk is not positive, or codes are not
             (n, dim), or not finite.
 
@@ -51,8 +56,9 @@ def sample_codes(
 
     Source: Locatello et al. 2019, appendix B.
     """
-    factors = _draw(_checked(sizes, 1), positive_integer("num", num), generator)
-    return _codes(represent, factors, chunk), factors
+    source = _Factors.checked(represent, sizes, chunk, generator, 1)
+    factors = source.draw(positive_integer("num", num))
+    return source.codes(factors), factors.cpu()
 
 
 @torch.no_grad()
@@ -90,21 +96,22 @@ def beta_vae_score(
 
     Source: Higgins et al. 2017, section 3; the settings are those of Locatello et al. 2019.
     """
-    positive_integer("batch", batch)
+    source, batch = _Factors.checked(represent, sizes, chunk, generator, 2), positive_integer("batch", batch)
+    train, test = positive_integer("train", train), positive_integer("test", test)
+    linear = scikit_learn("linear_model")
 
     def points(num: int) -> tuple[Tensor, Tensor]:
         found = []
-        for which, first in _fixed(checked, num, batch, chunk, generator):
-            second = _draw(checked, len(first) * batch, generator).view_as(first)
-            second = torch.where(_is(which, len(checked)), first, second)
-            codes = _codes(represent, torch.stack((first, second)).flatten(0, 2), chunk)
-            one, other = codes.view(2, len(which), batch, -1)
-            found.append(((one - other).abs().mean(1).double().cpu(), which.cpu()))
+        for which, held, first in source.held(num, batch):
+            second = torch.where(held, first, source.draw(len(which) * batch).view_as(first))
+            one, other = source.codes(torch.stack((first, second)).flatten(0, 2)).view(2, len(which), batch, -1)
+            found.append(((one - other).abs().mean(1), which.cpu()))
         features, labels = zip(*found, strict=True)
         return torch.cat(features), torch.cat(labels)
 
-    checked, linear = _checked(sizes, 2), scikit_learn("linear_model")
-    learned, judged = points(positive_integer("train", train)), points(positive_integer("test", test))
+    learned, judged = points(train), points(test)
+    if len(torch.unique(learned[1])) < 2:
+        raise ValueError(f"train: got {train} points that share one factor, expected others too; take more")
     model = linear.LogisticRegression().fit(*(x.numpy() for x in learned))
     return float(model.score(*(x.numpy() for x in judged)))
 
@@ -147,69 +154,84 @@ def factor_vae_score(
 
     Source: Kim and Mnih 2018, section 4; the settings are those of Locatello et al. 2019.
     """
-    checked, few = _checked(sizes, 2), "a variance needs two"
-    require_integer("batch", batch, 2, few)
-    population = require_integer("population", population, 2, few)
-    overall = _codes(represent, _draw(checked, population, generator), chunk).double().var(0)
-    active = overall.sqrt() >= number("least_std", least_std)
+    source, few = _Factors.checked(represent, sizes, chunk, generator, 2), "a variance needs two"
+    batch, population = require_integer("batch", batch, 2, few), require_integer("population", population, 2, few)
     train, test = positive_integer("train", train), positive_integer("test", test)
+    least = number_between("least_std", least_std, 0, math.inf, "0.05 is usual")
+    overall = source.codes(source.draw(population)).var(0)
+    active = overall.sqrt() >= least
     if not active.any():
         return 0.0
 
     def votes(num: int) -> Tensor:
         """Of each factor for each dimension that varies, (F, dim)."""
-        found = overall.new_zeros(len(checked), int(active.sum()), dtype=torch.int64)
-        for which, factors in _fixed(checked, num, batch, chunk, generator):
-            factors = torch.where(_is(which, len(checked)), factors[:, :1], factors)
-            codes = _codes(represent, factors.flatten(0, 1), chunk).double()
-            ratio = codes.view(len(which), batch, -1).var(1)[:, active] / overall[active]
-            found.index_put_((which.to(found.device), ratio.argmin(1)), found.new_ones(()), accumulate=True)
+        found = torch.zeros(len(source.sizes), int(active.sum()), dtype=torch.int64)
+        for which, held, factors in source.held(num, batch):
+            codes = source.codes(torch.where(held, factors[:, :1], factors).flatten(0, 1)).view(len(which), batch, -1)
+            ratio = codes.var(1)[:, active] / overall[active]
+            found.index_put_((which.cpu(), ratio.argmin(1)), torch.ones((), dtype=torch.int64), accumulate=True)
         return found
 
     assigned, judged = votes(train).argmax(0), votes(test)
-    return float(judged.gather(0, assigned[None]).sum() / judged.sum())
+    return int(judged.gather(0, assigned[None]).sum()) / int(judged.sum())
 
 
-def _fixed(
-    sizes: Sequence[int], num: int, batch: int, chunk: int, generator: torch.Generator | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For `num` points, some at a time, the factor that is to be held fixed, (n,), and a batch of settings, (n, batch, F)."""
-    device = None if generator is None else generator.device
-    which = torch.randint(len(sizes), (num,), generator=generator, device=device)
-    for part in torch.split(which, max(1, chunk // batch)):
-        yield part, _draw(sizes, len(part) * batch, generator).view(len(part), batch, -1)
+@dataclass(frozen=True)
+class _Factors:
+    """What makes codes of random settings."""
 
+    represent: Represent
+    sizes: Sequence[int]
+    chunk: int
+    generator: torch.Generator | None
 
-def _is(which: Tensor, num: int) -> Tensor:
-    """Whether each of the factors is that of the point, (n, 1, F)."""
-    return torch.arange(num, device=which.device) == which[:, None, None]
-
-
-def _draw(sizes: Sequence[int], num: int, generator: torch.Generator | None) -> Tensor:
-    """Random settings of the factors, (num, F)."""
-    device = None if generator is None else generator.device
-    return torch.stack([torch.randint(size, (num,), generator=generator, device=device) for size in sizes], 1)
-
-
-def _codes(represent: Represent, factors: Tensor, chunk: int) -> Tensor:
-    """Of settings (N, F), (N, dim)."""
-    found = []
-    for part in torch.split(factors, positive_integer("chunk", chunk)):
-        codes = require_floating("represent(factors)", represent(part), "return posterior means")
-        if codes.ndim != 2 or len(codes) != len(part):
-            raise ValueError(
-                f"represent(factors): got shape {tuple(codes.shape)}, expected ({len(part)}, dim); return one for each setting"
+    @classmethod
+    def checked(
+        cls, represent: Represent, sizes: Sequence[int], chunk: int, generator: torch.Generator | None, least: int
+    ) -> _Factors:
+        """Of at least so many factors, or an error."""
+        fix = "give the number of values of each factor, and leave out one that never changes"
+        if not callable(represent):
+            raise TypeError(
+                f"represent: got {type(represent).__name__}, expected a function; let it take factors (n, F) to codes (n, dim)"
             )
-        require_finite("represent(factors)", codes, "look for exploding weights")
-        found.append(codes)
-    return torch.cat(found)
+        try:
+            found = [require_integer("sizes", size, 2, fix) for size in iter(sizes)]
+        except TypeError as error:
+            raise TypeError(
+                f"sizes: got {sizes!r}, expected whole numbers, of at least {least} factors; {fix}"
+            ) from error
+        if len(found) < least:
+            raise ValueError(f"sizes: got {len(found)} factors, expected at least {least}; {fix}")
+        device_of(generator)
+        return cls(represent, found, positive_integer("chunk", chunk), generator)
 
+    def draw(self, num: int) -> Tensor:
+        """Random settings, (num, F)."""
+        return torch.stack([self._integers(size, num) for size in self.sizes], 1)
 
-def _checked(sizes: Sequence[int], least: int) -> list[int]:
-    """The sizes of at least so many factors."""
-    found = [require_integer("sizes", size, 2, "leave out a factor that never changes") for size in sizes]
-    if len(found) < least:
-        raise ValueError(
-            f"sizes: got {len(found)} factors, expected at least {least}; give the number of values of each"
-        )
-    return found
+    def held(self, num: int, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For `num` points, some at a time, the factor that is to be held: as a number (n,), and as a mask (n, 1, F).
+
+        And a batch of settings for each, (n, batch, F).
+        """
+        for which in torch.split(self._integers(len(self.sizes), num), max(1, self.chunk // batch)):
+            held = torch.arange(len(self.sizes), device=which.device) == which[:, None, None]
+            yield which, held, self.draw(len(which) * batch).view(len(which), batch, -1)
+
+    def codes(self, factors: Tensor) -> Tensor:
+        """Of settings (N, F), (N, dim), in double precision, on the CPU."""
+        found: list[Tensor] = []
+        for part in torch.split(factors, self.chunk):
+            codes = require_codes("represent(factors)", self.represent(part.clone()))
+            dim = codes.shape[1] if codes.ndim == 2 else 0
+            if len(codes) != len(part) or dim == 0 or (found and dim != found[0].shape[1]):
+                wanted = f"({len(part)}, {found[0].shape[1] if found else 'dim'})"
+                raise ValueError(
+                    f"represent(factors): got shape {tuple(codes.shape)}, expected {wanted}; return a code for each setting"
+                )
+            found.append(codes)
+        return torch.cat(found)
+
+    def _integers(self, end: int, num: int) -> Tensor:
+        return torch.randint(end, (num,), generator=self.generator, device=device_of(self.generator))

@@ -20,5 +20,15 @@ def scikit_learn(module: str) -> Any:
 
 def seed(generator: torch.Generator | None) -> int:
     """For what draws random numbers of its own."""
-    device = None if generator is None else generator.device
-    return int(torch.randint(2**31 - 1, (), generator=generator, device=device))
+    return int(torch.randint(2**31 - 1, (), generator=generator, device=device_of(generator)))
+
+
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """Where it draws; or an error."""
+    if generator is None:
+        return torch.device("cpu")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: got {type(generator).__name__}, expected a torch.Generator; torch.Generator().manual_seed(0) is one"
+        )
+    return generator.device

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentflow.metrics.checks import require_integers, require_pixels
+from latentflow.metrics.checks import number_between, require_integers, require_pixels
 from latentflow.metrics.learning import seed
-from latentflow.precision import in_full_precision
-from latentflow.validate import number, one_of, positive_integer, require, require_floating, require_shape
+from latentflow.precision import autocast_off, in_full_precision
+from latentflow.validate import one_of, positive_integer, require_floating, require_shape
 
 
 class VariationPredictability(NamedTuple):
-    """What `variation_predictability` returns: accuracies, between 0 and 1, on (N,) pairs that were not learned from.
+    """What `variation_predictability` of labels (N,) returns: accuracies, between 0 and 1, on pairs that were not learned from.
 
     Attributes:
         best: of the epoch where it was highest, as it is published: chosen by these same pairs, hence optimistic.
@@ -52,16 +52,17 @@ def variation_predictability(
 
     Args:
         first, last: (N, C, H, W), in [0, 1], at least 8 pixels high and wide.
-        labels: (N,), which of K transformations lies between them: integers 0, ..., K - 1.
-        share: of the pairs to learn from, 0.1 or 0.01 in the paper, drawn at random.
+        labels: (N,), which of K transformations lies between them: integers 0, ..., K - 1, all of them.
+        share: of the pairs to learn from, 0.1 or 0.01 in the paper, drawn at random: of a few pairs it may lack a label, which
+            is then never told.
         mode: whether the network sees the "difference" of the two images, or both, "concatenated".
         epochs, batch, learning_rate: of its training, with Adam.
         generator: draws the pairs to learn from, the first weights and the order; any device.
 
     Raises:
         TypeError: images are not floating, labels not integer, or a setting is no number.
-        ValueError: shapes differ, images leave [0, 1] or are too small, labels are negative, or share leaves no pair to learn
-            from, or none to judge by.
+        ValueError: shapes differ, images leave [0, 1] or are too small, labels are not 0, ..., K - 1, a setting is out of
+            range, or no pair is left to judge by.
 
     Example:
         >>> import torch
@@ -76,20 +77,25 @@ def variation_predictability(
     """
     one_of("mode", mode, ("difference", "concatenated"))
     epochs, batch = positive_integer("epochs", epochs), positive_integer("batch", batch)
-    _check_pairs(first, last, labels)
-    learned = round(number("share", share) * len(labels))
-    if not 0 < learned < len(labels):
-        raise ValueError(
-            f"share: got {share} of {len(labels)} pairs, expected some to learn from and some to judge by; 0.1 is usual"
-        )
-    rate, of_all = number("learning_rate", learning_rate), seed(generator)
+    rate = number_between("learning_rate", learning_rate, 0, 1, "0.01 is usual")
+    labels = _checked_labels(first, last, labels)
+    judged = int(len(labels) * (1 - number_between("share", share, 0, 1, "0.1 and 0.01 are usual")))
+    if judged == 0:
+        raise ValueError(f"share: got {share} of {len(labels)} pairs, expected one to judge by; give more pairs")
+    of_all, cpu = seed(generator), torch.device("cpu")
     # Also inside of an evaluation without gradients. Layers and shuffling take no generator.
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng([]):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        autocast_off(first.device.type),
+        torch.random.fork_rng([]),
+        cpu,
+    ):
         torch.default_generator.manual_seed(of_all)
         first, last = (2 * in_full_precision(images.detach()) - 1 for images in (first, last))
         seen = first - last if mode == "difference" else torch.cat((first, last), 1)
-        labels = labels.to(seen.device).long()
-        train, test = torch.randperm(len(labels)).to(seen.device).tensor_split([learned])
+        labels = labels.to(seen.device)
+        train, test = torch.randperm(len(labels)).to(seen.device).tensor_split([len(labels) - judged])
         network = _network(seen.shape[1], int(labels.max()) + 1).to(seen)
         optimizer = torch.optim.Adam(network.parameters(), lr=rate)
         accuracies = []
@@ -132,20 +138,29 @@ def _train(
 @torch.no_grad()
 def _accuracy(network: nn.Module, seen: Tensor, labels: Tensor, test: Tensor) -> float:
     network.eval()
-    right = [network(seen[some]).argmax(1).eq(labels[some]).sum() for some in torch.split(test, 1024)]
+    right = [network(seen[some]).argmax(1).eq(labels[some]).sum() for some in torch.split(test, 256)]
     return float(torch.stack(right).sum()) / len(test)
 
 
-def _check_pairs(first: Tensor, last: Tensor, labels: Tensor) -> None:
+def _checked_labels(first: Tensor, last: Tensor, labels: Tensor) -> Tensor:
+    """The labels as int64, if they and the images are what they should be."""
     for name, images in {"first": first, "last": last}.items():
         require_floating(name, images, "divide images by 255")
         require_pixels(name, images)
-    if first.shape != last.shape or first.ndim != 4 or min(first.shape[2:]) < 8:
+    if first.shape != last.shape or first.ndim != 4 or first.shape[1] == 0 or min(first.shape[2:]) < 8:
         raise ValueError(
             f"first, last: got shapes {tuple(first.shape)} and {tuple(last.shape)}, expected two equal (N, C, H, W) of at "
             "least 8 pixels; decode the ends of the paths"
         )
-    fix = "number the transformations from 0"
-    require_integers("labels", labels, fix)
-    require_shape("labels", labels, first.shape[:1], "give each pair its transformation")
-    require(labels >= 0, lambda: f"labels: got {int(labels.min())}, expected 0 and above; {fix}")
+    found = require_integers("labels", labels, "number the transformations from 0")
+    require_shape("labels", found, first.shape[:1], "give each pair its transformation")
+    kinds = torch.unique(found)
+    if len(kinds) < 2 or kinds.tolist() != list(range(len(kinds))):
+        raise ValueError(
+            f"labels: got the numbers {_some(kinds)}, expected 0, 1, ..., K - 1, all of them; number the transformations so"
+        )
+    return found
+
+
+def _some(kinds: Tensor) -> str:
+    return ", ".join(map(str, kinds[:8].tolist())) + (", ..." if len(kinds) > 8 else "")
