@@ -14,7 +14,7 @@ from latentflow.path import LatentPath, check_path
 from latentflow.posterior import FlowPosterior
 from latentflow.potential import NegativeForce, Potential
 from latentflow.precision import in_full_precision, without_autocast
-from latentflow.validate import number, one_of, require, require_finite, require_floating
+from latentflow.validate import number, one_of, require, require_finite, require_floating, require_generator
 
 
 class HJConstraint(nn.Module):
@@ -39,8 +39,8 @@ class HJConstraint(nn.Module):
         ``hj(path)`` -> (B,); ``hj.residual(z, t)`` and ``hj.initial(z)``: z (..., dim) -> (..., K).
 
     Raises:
-        TypeError: potential or force is no such module, path is no `LatentPath`, latents are not floating, or a price is no
-            number.
+        TypeError: potential or force is no such module, path is no `LatentPath`, latents are not floating, a price is no
+            number, or generator none.
         ValueError: force and potential disagree on K, a force is above 0, latents or the result are not finite, or an option
             is unknown.
 
@@ -151,6 +151,7 @@ class HJConstraint(nn.Module):
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
         check_path(path)
+        require_generator(generator)
         shared = path.rollout if self._may_share(path) else None
         if shared is not None and self.times == "grid":
             force = self.force

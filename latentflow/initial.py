@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from latentflow.compiler import one_operation
 from latentflow.precision import autocast_off, in_full_precision, is_half, without_autocast
-from latentflow.validate import require_finite, require_floating, require_no_nan
+from latentflow.validate import require_finite, require_floating, require_generator, require_no_nan
 
 _DENSITY, _FIX = "q0.log_prob(z_0)", "clamp the log-variance of the encoder, for example to [-20, 20]"
 
@@ -49,6 +49,7 @@ def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) 
     In full precision, whatever autocast says. Raises where the density is not finite: a sample lies where its distribution
     has one.
     """
+    require_generator(generator)
     if normal := gaussian(q0):
         # A generator is nothing that a compiler's frontend could hand on.
         noise = None if generator is None else _noise(normal.loc, generator)

@@ -78,7 +78,7 @@ def check_prior(prior: object) -> None:
     """Raise unless `prior` has a log density of paths."""
     other = isinstance(prior, (Distribution, type)) or hasattr(prior, "transport")  # which have one of something else
     if other or not callable(getattr(prior, "log_prob", None)):
-        got = prior.__name__ if isinstance(prior, type) else type(prior).__name__
+        got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
         raise TypeError(
             f"prior: got {got}, expected a DiffusionPrior; make one, DiffusionPrior(num), and pass it there"
         )

@@ -22,7 +22,7 @@ from latentflow.layout import layout_of
 from latentflow.path import LatentPath, densities
 from latentflow.precision import autocast_off, without_autocast
 from latentflow.rollout import Rollout, roll_out
-from latentflow.validate import one_of, positive_integer
+from latentflow.validate import one_of, positive_integer, require_generator
 from latentflow.volume import divergence, log_det_of_steps
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
@@ -130,7 +130,7 @@ class FlowPosterior(nn.Module):
             generator: draws z_0 and Hutchinson's probes reproducibly.
 
         Raises:
-            TypeError: a floating k, integer weights, or q0 is no distribution.
+            TypeError: a floating k, integer weights, q0 is no distribution, or generator none.
             ValueError: shapes or values that do not fit; each message says got, expected and the fix.
         """
         q0 = checked(q0, dimension(self.potential))
@@ -163,7 +163,7 @@ class FlowPosterior(nn.Module):
             The path (B, T+1, dim), z0 first, and the log-determinants (B, T), or None in their place.
 
         Raises:
-            TypeError: z0 or weights are not floating, k is not integer, or steps is no int.
+            TypeError: z0 or weights are not floating, k is not integer, steps is no int, or generator is none.
             ValueError: shapes or values do not fit, or latents or log-determinants are not finite.
 
         Example:
@@ -173,6 +173,7 @@ class FlowPosterior(nn.Module):
             >>> z.shape, log_det.shape
             (torch.Size([8, 6, 4]), torch.Size([8, 5]))
         """
+        require_generator(generator)
         with without_autocast(z0):
             z0 = latents("z0", z0, dimension(self.potential))
             rolled = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow.precision import in_full_precision, without_autocast
-from latentflow.validate import number, positive_integer, require_finite, require_floating, require_integer
+from latentflow.validate import (
+    number,
+    positive_integer,
+    require_finite,
+    require_floating,
+    require_generator,
+    require_integer,
+)
 
 
 class GumbelSelector(nn.Module):
@@ -30,7 +37,8 @@ class GumbelSelector(nn.Module):
         ``weights, logits = selector(x, generator=None)``: x as the classifier takes it -> (B, K) and (B, K).
 
     Raises:
-        TypeError: num is no int, the classifier no module or returns no floating tensor, or the schedule is of no numbers.
+        TypeError: num is no int, the classifier no module or returns no floating tensor, the schedule is of no numbers, or
+            generator is none.
         ValueError: the classifier returns another shape or non-finite logits, or the schedule is not positive.
 
     Example:
@@ -91,6 +99,7 @@ class GumbelSelector(nn.Module):
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Weights (B, K), one-hot, and logits (B, K)."""
+        require_generator(generator)
         logits = require_floating("classifier(x)", self.classifier(x), "return logits")
         if logits.ndim != 2 or logits.shape[1] != self.num:
             raise ValueError(

@@ -215,6 +215,14 @@ def require_integer(name: str, value: object, least: int, fix: str) -> int:
     return value
 
 
+def require_generator(generator: object) -> None:
+    """Raise unless this is something to draw random numbers from, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: got {type(generator).__name__}, expected a torch.Generator; torch.Generator().manual_seed(0) is one"
+        )
+
+
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise unless `value` is among `allowed`."""
     if value not in allowed:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import latentflow
-from latentflow import DiffusionPrior, FlowPosterior, GumbelSelector, HJConstraint, Potential, metrics
+from latentflow import DiffusionPrior, FlowPosterior, GumbelSelector, HJConstraint, Potential, flow_kl, metrics
 from tests.problems import Wave, check_message, gaussian, make_potential, randn
 
 P, WAVE = make_potential(3, 2), Wave(3, 2).double()
@@ -95,6 +95,28 @@ MISTAKES = {
         lambda: SELECTOR.anneal(math.nan),
         TypeError,
         "iteration: got nan (float), expected an int",
+    ),
+    **{
+        f"seed for a generator, {what}": (make, TypeError, "generator: got int, expected a torch.Generator; torch.Gen")
+        for what, make in {
+            "flow": lambda: FLOW(gaussian(4, 3), 0, steps=2, generator=3),
+            "transport": lambda: FLOW.transport(Z, 0, 2, generator=3),
+            "constraint": lambda: HJConstraint(P)(PATH, generator=3),
+            "selector": lambda: SELECTOR(Z, generator=3),
+            "estimate": lambda: metrics.conditional_log_likelihood(
+                torch.sum, P, gaussian(4, 3), 0, steps=2, generator=3
+            ),
+        }.items()
+    },
+    "prior of single latents": (
+        lambda: flow_kl(PATH, FLOW),
+        TypeError,
+        "prior: got FlowPosterior, expected a DiffusionPrior; make one",
+    ),
+    "prior that is not made yet": (
+        lambda: flow_kl(PATH, DiffusionPrior),
+        TypeError,
+        "prior: got the class DiffusionPrior, expected a DiffusionPrior; make one, DiffusionPrior(num)",
     ),
     "pixels that are no number of them": (
         lambda: metrics.gaussian_constant(2.5),

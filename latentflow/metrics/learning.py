@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from latentflow.validate import require_generator
+
 
 def scikit_learn(module: str) -> Any:
     """A module of scikit-learn."""
@@ -24,11 +26,6 @@ def seed(generator: torch.Generator | None) -> int:
 
 
 def device_of(generator: torch.Generator | None) -> torch.device:
-    """Where it draws; or an error."""
-    if generator is None:
-        return torch.device("cpu")
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator: got {type(generator).__name__}, expected a torch.Generator; torch.Generator().manual_seed(0) is one"
-        )
-    return generator.device
+    """Where it draws."""
+    require_generator(generator)
+    return torch.device("cpu") if generator is None else generator.device
