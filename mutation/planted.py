@@ -1,4 +1,4 @@
-"""Mistakes that somebody could make, each of which has to make a test fail; `errors.py` lists them.
+"""Mistakes that somebody could make, each of which has to make a test fail; the folder `errors` lists them.
 
 python mutation/planted.py               plants every one in a copy of the tree, runs its tests, prints caught / planted
 python mutation/planted.py sign          those whose name contains the word

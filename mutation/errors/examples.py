@@ -1,0 +1,78 @@
+"""In the examples."""
+
+from __future__ import annotations
+
+from .error import Error
+
+ERRORS = (
+    Error(
+        "factors carry into other factors",
+        "examples/data/factors.py",
+        "torch.where(runs[:, None], torch.arange(states)[:, None], values[:, None])",
+        "values[:, None] + torch.where(runs[:, None], torch.arange(states)[:, None], 0)",
+        ("example_factors",),
+    ),
+    Error(
+        "learned indices are matched to the true ones that they are least often",
+        "examples/evaluate.py",
+        "linear_sum_assignment(-confusion.numpy())",
+        "linear_sum_assignment(confusion.numpy())",
+        ("example_evaluation",),
+    ),
+    Error(
+        "the latent never moves in the evaluation",
+        "examples/evaluate.py",
+        "z, _ = model.flow.transport(q0.mean, steps=steps, **what)",
+        "z = q0.mean[:, None].expand(-1, steps + 1, -1)",
+        ("example_evaluation",),
+    ),
+    Error(
+        "a potential that forgets an axis of its times is taken",
+        "latentflow/derivatives.py",
+        "if of_one != of_two:",
+        "if False:",
+        ("bad_settings",),
+    ),
+    Error(
+        "an inverse is only half as precise without gradients",
+        "latentflow/solvers.py",
+        "for _ in range(2):  # two",
+        "for _ in range(2 * torch.is_grad_enabled()):  # two",
+        ("inverse",),
+    ),
+    Error(
+        "the way back waits for the device",
+        "latentflow/logdet.py",
+        "if may_read(factor):",
+        "if True:",
+        ("validate",),
+    ),
+    Error(
+        "a path of other lengths than its weights is taken",
+        "latentflow/path.py",
+        "not z[1] == weights[1] + 1 == times[0]",
+        "False",
+        ("constraint",),
+    ),
+    Error(
+        "a force that pushes up is taken",
+        "latentflow/constraint.py",
+        "~(force > 0),",
+        "force == force,",
+        ("bad_settings",),
+    ),
+    Error(
+        "a steep potential is taken for one with a kink",
+        "latentflow/testing/potentials.py",
+        "for pieces in (1, 4, 16, 64):",
+        "for pieces in (1,):",
+        ("testing",),
+    ),
+    Error(
+        "extrapolation counts the steps that were trained",
+        "examples/evaluate.py",
+        "torch.cat((z[:, :1], z[:, steps + 1 :]), 1), torch.cat((x[:, :1], x[:, steps + 1 :]), 1)",
+        "z, x",
+        ("example_evaluation",),
+    ),
+)
