@@ -189,7 +189,7 @@ CASES = {
     "dsprites": Case(lambda folder: write_dsprites(folder, SPRITES), images_of(DSprites, SPRITES), False),
     "samples": Case(write_samples, lambda folder: samples("falcor3d", folder), False),
     "store": Case(load_store, load_store, True),
-    "trained": Case(write_trained, load_trained, False),
+    "trained": Case(write_trained, load_trained, False, rehashed),
     "checkpoint": Case(write_run, resume, True, also=without_the_last),
     "checkpoint, new hashes": Case(write_run, resume, False, rehashed, without_the_last),
 }  # fmt: skip
