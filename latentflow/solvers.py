@@ -215,12 +215,16 @@ def invert_euler(
 
     Such an x is a local minimum of :math:`\frac12 |x|^2 + \phi(x) - x \cdot y`, found by Newton's method with a line search;
     where I + H is not positive definite on the way, by the absolute values of its eigenvalues, so that no other
-    stationary point attracts. Two further steps take x to within rounding, and carry the derivatives of the implicit function.
+    stationary point attracts. Two further steps move nothing: they carry the derivatives of the implicit function.
     """
     with torch.no_grad():
         x, factor = _minimise(gradient, hessian, value, y, step)
+    if not torch.is_grad_enabled():
+        return x
+    found = x
     for _ in range(2):  # two, so that second derivatives are right as well although the factor is held fixed
         x = x - torch.cholesky_solve((x + gradient(x) - y)[..., None], factor).squeeze(-1)
+        x = found + (x - x.detach())
     return x
 
 
@@ -248,7 +252,7 @@ def _minimise(
         folded, wrong = info != 0, ~(residual.norm(dim=1) <= tolerance)
         unfinished = folded | wrong
         if not bool(unfinished.any()):
-            return x, factor
+            return _to_within_rounding(gradient, hessian, y, x, residual, factor)
         if bool((lost | ~unfinished).all()):
             break
         direction = -torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
@@ -259,6 +263,23 @@ def _minimise(
         x = x + _line_search(merit, x, residual, direction)[:, None] * direction
     reason = "I + H is not positive definite" if bool(folded.any()) else "Newton's method does not reach it"
     raise FoldError(step + 1, unfinished.nonzero().flatten().tolist(), reason)
+
+
+def _to_within_rounding(
+    gradient: Callable[[Tensor], Tensor],
+    hessian: Callable[[Tensor], Tensor],
+    y: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    factor: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One more of Newton's steps, and the factor there, for the samples that come nearer by it: at a fold it may lead away."""
+    nearer = x - torch.cholesky_solve(residual[..., None], factor).squeeze(-1)
+    matrix = hessian(nearer) + y.new_ones(y.shape[1]).diag()
+    sound = matrix.isfinite().flatten(1).all(1)
+    there, info = torch.linalg.cholesky_ex(torch.where(sound[:, None, None], matrix, torch.zeros_like(matrix)))
+    taken = (info == 0) & ((nearer + gradient(nearer) - y).norm(dim=1) <= residual.norm(dim=1))
+    return torch.where(taken[:, None], nearer, x), torch.where(taken[:, None, None], there, factor)
 
 
 def _descent_where_folded(matrix: Tensor, residual: Tensor, wrong: Tensor) -> Tensor:

@@ -80,6 +80,34 @@ def test_where_the_map_folds_the_preimage_lies_on_a_sound_branch(dim, dtype):
     assert (1 - 2 / z0.cosh().square() > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factor", "reach"),
+    [
+        (torch.float32, 0.9999, 2e-5),
+        (torch.float32, 0.99999, 2e-5),
+        (torch.float32, 1.0, 2e-5),
+        (torch.float64, 1 - 1e-9, 1e-8),
+        (torch.float64, 1.001, 1e-8),
+    ],
+)
+def test_next_to_a_fold_a_preimage_is_one_too(dtype, factor, reach):
+    """There a residual of rounding alone leads far away, by the inverse of a curvature that is nearly 0."""
+    z_T = torch.linspace(-reach, reach, 40, dtype=dtype)[:, None]
+    flow = FlowPosterior(Folding(factor))
+    kept = []
+    for y in z_T.split(1):
+        try:
+            kept.append((y, flow.inverse(y, 0, 1)))
+        except FoldError:
+            assert factor >= 1 or dtype == torch.float32  # where it is none to this precision
+    assert len(kept) > 30
+    y, z0 = (torch.cat(each) for each in zip(*kept, strict=True))
+    assert ((z0 - factor * z0.tanh() - y).abs() <= 4 * torch.finfo(dtype).eps ** 0.75 * (1 + y.abs())).all()
+    assert (1 - factor / z0.cosh().square() > -4 * torch.finfo(dtype).eps).all()
+    if factor == 1.001:
+        assert (z0.abs() > 0.01).all(), "the middle branch is folded"
+
+
 def test_inverse_starting_on_a_saddle_leaves_it():
     """At y = 0 the middle branch z = 0 solves z - 2 tanh z = y, but I + H = -1 there."""
     z0 = FlowPosterior(Folding(2.0)).inverse(torch.zeros(2, 3, dtype=torch.float64), 0, 1)
