@@ -16,6 +16,7 @@ from transport import residual, transport_cost
 
 from latentflow import FlowPosterior, LatentPath
 from latentflow.metrics import (
+    black_error,
     equivariance_error,
     evidence_bound,
     gaussian_constant,
@@ -98,6 +99,7 @@ def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dic
     return {
         "error": equivariance_error(model.images(z), x).mean().item(),
         "identity": identity_error(x).mean().item(),
+        "black": black_error(x).mean().item(),
         "autoencoded": equivariance_error(by_itself, x).mean().item(),
         "latent_error": absolute.mean().item(),
         "latent_relative": relative.mean().item(),

@@ -15,7 +15,7 @@ import torch
 import train
 import trained
 import tyro
-from data.transformations import Transformations
+from data.transformations import Transformations, one_of_all
 from evaluate import evaluate
 from figures import animation, picture, rows
 from hardware import hardware
@@ -33,6 +33,8 @@ PAPER: dict[str, Any] = {
     "initial": 0.0,
     "marginal": 1.0,
     "log_det": "laplacian",
+    "prior": "particle",
+    "batches": "one",
     "batch": 128,
     "learning_rate": 1e-4,
     "decay": 0.0,
@@ -46,6 +48,8 @@ SOME = 1000  # bases, for what takes long to measure and changes little with mor
 class Settings(train.Run, models.Model):
     """What every experiment has."""
 
+    batches: Literal["mixed", "one"] = "mixed"
+    """transformations in a batch: as many of each as possible, or one for all of it, drawn anew in each step as in the paper"""
     evaluate_on: Literal["test", "validation"] = "test"
     """test images, or some of the training images, kept from training: for whoever chooses settings by what comes out"""
     held_out: int | None = None
@@ -61,6 +65,11 @@ class Settings(train.Run, models.Model):
             raise ValueError(f"--held-out: got {self.held_out}, expected at least 1")
         if self.variation_pairs < 0:
             raise ValueError(f"--variation-pairs: got {self.variation_pairs}, expected at least 0")
+        if self.batches == "one" and self.supervision == "none" and self.balance > 0:
+            raise ValueError(
+                f"--batches: got one with --balance {self.balance}, expected mixed; without labels, a batch is asked to use "
+                "all potentials"
+            )
 
     def noted(self) -> dict[str, Any]:
         """The settings that a resumed run must share; what is measured in the end may be more."""
@@ -90,8 +99,10 @@ class Sequences:
 S = TypeVar("S", bound=Settings)
 
 
-def balanced(count: int, num: int, device: torch.device) -> Tensor:
-    """Labels (count,) of num transformations, as many of each as possible, which of them have one more being random."""
+def labels(settings: Settings, count: int, num: int, step: int, device: torch.device) -> Tensor:
+    """Which of num transformations each of a batch's sequences shows, (count,)."""
+    if settings.batches == "one":
+        return torch.full((count,), one_of_all(settings.seed, step, num), device=device)
     first = torch.randint(num, (), device=device)
     return (torch.arange(count, device=device) + first) % num
 

@@ -54,7 +54,14 @@ class DataSet:
         synthetic = settings.data == "synthetic"
         source = self.scene(settings.side) if synthetic else self.reader()
         found = FactorSequences(
-            source, self.moving, self.states, settings.side, seed=settings.seed, device=device, files=not synthetic
+            source,
+            self.moving,
+            self.states,
+            settings.side,
+            seed=settings.seed,
+            device=device,
+            files=not synthetic,
+            mixed=settings.batches == "mixed",
         )
         return experiment.Sequences(
             found.truth,

@@ -84,7 +84,7 @@ def sequences(settings: Settings, device: torch.device) -> experiment.Sequences:
 
     def draw(count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(training), (count,), device=device)
-        k = experiment.balanced(count, len(truth.names), device)
+        k = experiment.labels(settings, count, len(truth.names), step, device)
         return truth.single(training[chosen], k, STEPS), k
 
     few = min(len(held_out), experiment.SOME)

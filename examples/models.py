@@ -70,6 +70,8 @@ class Model:
     """weight of bound (A)'s KL beside it, to keep the flows from folding"""
     log_det: Literal["exact", "hutchinson", "laplacian", "none"] = "exact"
     """log-determinants of bound (A) in training, none for --marginal 0; evaluation is always exact"""
+    prior: Literal["heat", "particle"] = "heat"
+    """how the prior widens: as the heat equation says, or by the paper's discrete step"""
     constraint: float = 1.0
     """weight of the Hamilton-Jacobi constraint"""
     force: Literal["free", "penalised", "none"] = "free"
@@ -139,7 +141,7 @@ def build(settings: Model, channels: int, side: int, num: int, steps: int) -> Fl
             times=settings.times,
             label=settings.label,
         ),
-        DiffusionPrior(num),
+        DiffusionPrior(num, form=settings.prior),
         None if classifier is None else GumbelSelector(classifier, num, rate=settings.gumbel_rate),
         initial=settings.initial,
         marginal=settings.marginal,

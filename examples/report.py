@@ -13,13 +13,14 @@ def show(results: dict[str, Any], note: str = "", on: str = "held-out images") -
     console = Console()
     table = _table(
         f"equivariance error on {on}, summed over pixels and steps{note and f' ({note})'}",
-        "transformation", "flow", "identity", "ratio", "autoencoded", "folds",
+        "transformation", "flow", "identity", "ratio", "black", "autoencoded", "folds",
     )  # fmt: skip
     for name, row in results["transformations"].items():
-        table.add_row(name, *_cells(row), f"{row['autoencoded']:.1f}", f"{100 * row['folds']:.2f} %")
+        floors = (f"{row[what]:.1f}" for what in ("black", "autoencoded"))
+        table.add_row(name, *_cells(row), *floors, f"{100 * row['folds']:.2f} %")
     console.print(table)
     console.print(
-        "identity: the error of standing still, a ratio below 1 beats it\n"
+        "identity: the error of standing still, a ratio below 1 beats it; black: that of drawing nothing\n"
         "autoencoded: each frame encoded and decoded by itself; the encoder has seen first frames only"
     )
     if "compositions" in results:

@@ -23,16 +23,21 @@ def require_finite_path(fine: Tensor, substeps: int) -> None:
     )
 
 
-def require_finite_log_det(log_det: Tensor, substeps: int) -> None:
-    """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch."""
+def require_finite_log_det(log_det: Tensor, substeps: int, folds: Tensor | None = None) -> None:
+    """An exactly singular I + H squashes volume to nothing: its gradient would be nan for the whole batch.
+
+    Where nobody asks for gradients, -inf is the truth, and what is known to fold may have it.
+    """
     if sum_is_finite(log_det) is not False:
         return
     finite = log_det.isfinite()
+    if folds is not None and not log_det.requires_grad:
+        finite |= folds & log_det.isneginf()
     if bool(finite.all()):
         return
     sample, column = (~finite).nonzero()[0].tolist()
     raise ValueError(
-        f"log_det: got {float(log_det[sample, column])} in sample {sample} at step {column // substeps + 1}, expected a finite "
+        f"log_det: got {log_det[sample, column].item()} in sample {sample} at step {column // substeps + 1}, expected a finite "
         "number; I + H is singular or not finite there: use more substeps, or constrain the potential more"
     )
 

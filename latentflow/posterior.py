@@ -279,7 +279,7 @@ class FlowPosterior(nn.Module):
             return _Rolled(z, None, None, rollout if on_grid else None)
         value, folds = self._log_det(fine, what, rollout, log_det, generator)
         if rollout is None or not estimated:  # its estimates it has looked at
-            require_finite_log_det(value, self.substeps)
+            require_finite_log_det(value, self.substeps, folds)
         if self.substeps > 1:
             per_step = (-1, what.steps, self.substeps)
             value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)

@@ -86,7 +86,7 @@ class DiffusionPrior(nn.Module):
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K), in squared latent units.
 
         Raises:
-            ValueError: weights are not (B, T, K) with the K of the prior.
+            ValueError: weights are not (B, T, K) with the K of the prior, or negative.
 
         Example:
             >>> import torch
@@ -95,6 +95,8 @@ class DiffusionPrior(nn.Module):
             [[1.0, 2.0, 3.0, 4.0]]
         """
         self._check("weights", weights)
+        fix = "no time runs backwards in a diffusion"
+        require(weights >= 0, lambda: f"weights: got values from {weights.min():.3g}, expected at least 0; {fix}")
         if self.form == "heat":
             found = heat.variance(*_acted(weights), self.diffusion.to(weights.dtype))
             return found.expand(weights.shape[0], -1)

@@ -32,13 +32,14 @@ class GumbelSelector(nn.Module):
         minimum: the temperature at last.
         rate: how fast it falls: `anneal` sets it to ``max(minimum, start * exp(-rate * iteration))``. The defaults are the
             paper's, made for 90,000 iterations; short runs need a larger rate.
+        device, dtype: of the temperature.
 
     Shapes:
         ``weights, logits = selector(x, generator=None)``: x as the classifier takes it -> (B, K) and (B, K).
 
     Raises:
-        TypeError: num is no int, the classifier no module or returns no floating tensor, the schedule is of no numbers, or
-            generator is none.
+        TypeError: num is no int, the classifier no module or returns no floating tensor, the schedule is of no numbers, the
+            dtype is not floating, or generator is none.
         ValueError: the classifier returns another shape or non-finite logits, or the schedule is not positive.
 
     Example:
@@ -55,7 +56,15 @@ class GumbelSelector(nn.Module):
     temperature: Tensor
 
     def __init__(
-        self, classifier: nn.Module, num: int, *, start: float = 1.0, minimum: float = 0.05, rate: float = 3e-5
+        self,
+        classifier: nn.Module,
+        num: int,
+        *,
+        start: float = 1.0,
+        minimum: float = 0.05,
+        rate: float = 3e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(classifier, nn.Module):
@@ -72,7 +81,10 @@ class GumbelSelector(nn.Module):
                 "rate >= 0; the temperature falls from start to minimum"
             )
         self.start, self.minimum, self.rate = start, minimum, rate
-        self.register_buffer("temperature", torch.tensor(self.start))  # state: saved, restored and resumed
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype: got {dtype}, expected a floating dtype; the temperature falls")
+        # State: saved, restored and resumed.
+        self.register_buffer("temperature", torch.tensor(self.start, device=device, dtype=dtype))
 
     def extra_repr(self) -> str:
         return f"num={self.num}, start={self.start}, minimum={self.minimum}, rate={self.rate}"

@@ -131,6 +131,11 @@ MISTAKES = {
         ValueError,
         "weights: got shape (4, 2), expected (B, T, 2); weigh each sample and step",
     ),
+    "variance that runs backwards": (
+        lambda: PRIOR.variance(torch.full((1, 3, 2), -1.0)),
+        ValueError,
+        "weights: got values from -1, expected at least 0; no time",
+    ),
     "variance of a number": (lambda: PRIOR.variance(torch.tensor(1.0)), ValueError, "weights: got shape ()"),
     "kl of another K": (lambda: flow_kl(PATH, DiffusionPrior(1)), ValueError, "path.weights: got shape"),
     "constraint of another K": (

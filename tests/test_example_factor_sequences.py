@@ -98,6 +98,16 @@ def test_what_is_held_out_starts_at_images_that_no_training_sequence_shows(name:
             assert (place == SPLITS.index(split)).all()
 
 
+def test_a_batch_may_show_one_transformation_in_all_its_shares() -> None:
+    found = FactorSequences(Spelled(SHAPES3D), SETS["shapes3d"][1], SETS["shapes3d"][2], SIDE, files=True, mixed=False)
+    shown = []
+    for step in range(30):
+        (one,), (other,) = (found.draw(4, step, share)[1].unique().tolist() for share in range(2))
+        assert one == other
+        shown.append(one)
+    assert set(shown) == set(range(len(SETS["shapes3d"][1])))
+
+
 def test_a_resumed_run_sees_the_batches_of_one_that_went_on() -> None:
     went_on = [sequences("shapes3d", seed=3)]
     batches = {(step, share): went_on[0].draw(5, step, share) for step in range(4) for share in range(2)}

@@ -94,6 +94,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
         ({"frames": 10}, "--frames: got 10, expected at most 9"),
         ({"frames": 0}, "--frames: got 0, expected at least 1"),
         ({"hue_range_deg": 400.0}, "--hue-range-deg: got 400.0, expected more than 0 and at most 360"),
+        ({"batches": "one", "supervision": "none"}, "--batches: got one with --balance 300.0, expected mixed"),
         ({"held_out": 4}, "--held-out: got 4, expected at least 5"),
         ({"marginal": float("nan")}, "--marginal: got nan, expected at least 0"),
     ):
@@ -124,6 +125,32 @@ def test_validation_images_are_kept_from_training(tmp_path: Path, monkeypatch: p
     x, _ = seen["draw"](500, 0, 0)
     gaps = (x[:, None, 0, 0] - seen["images"][None]).abs().amax((2, 3))
     assert gaps.min() > 1e-3
+
+
+@pytest.mark.parametrize("batches", ["mixed", "one"])
+def test_batches_show_all_transformations_or_one(batches: str) -> None:
+    settings = dataclasses.replace(SHORT, batches=batches)
+    draw = example.sequences(settings, torch.device("cpu")).draw
+    shown = []
+    for step in range(20):
+        counts = draw(7, step, 0)[1].bincount(minlength=3)
+        shown.append(counts.argmax().item())
+        assert counts.sort().values.tolist() == ([2, 2, 3] if batches == "mixed" else [0, 0, 7])
+        if batches == "one":
+            assert torch.equal(draw(7, step, 1)[1].bincount(minlength=3), counts), "in all shares"
+    assert set(shown) == {0, 1, 2}
+
+
+def test_the_paper_is_the_paper() -> None:
+    """What its preset leaves of the paper's terms is on the page of the report."""
+    paper = example.PRESETS["paper"]
+    with torch.device("meta"):
+        model = models.build(paper, 3, 28, 3, 8)
+    assert model.prior.form == "particle"
+    assert model.flow.log_det == "laplacian"
+    assert model.hj.force is not None
+    assert (paper.batches, paper.batch, paper.learning_rate, paper.steps) == ("one", 128, 1e-4, 90_000)
+    assert (model.initial, model.marginal, model.constraint, model.frames) == (0.0, 1.0, 1.0, None)
 
 
 def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:

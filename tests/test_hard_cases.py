@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -135,9 +136,24 @@ def test_inverse_and_log_prob_have_second_derivatives():
 
 
 def test_a_singular_step_is_an_error_instead_of_a_nan_gradient():
-    flow = FlowPosterior(Formula(lambda z: -0.5 * z.square().sum(-1)))
+    learned = torch.ones((), requires_grad=True)
+    flow = FlowPosterior(Formula(lambda z: -0.5 * learned * z.square().sum(-1)))
     with pytest.raises(ValueError, match=r"log_det: got -inf in sample 0 at step 1, expected a finite"):
         flow.transport(torch.randn(2, 3), 0, 1)
+    with pytest.raises(ValueError, match=r"log_det: got -inf"):  # where it is not known to fold
+        FlowPosterior(flow.potential, "laplacian").transport(torch.full((2, 1), 0.5), 0, 1)
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_a_singular_step_is_a_fold_where_nobody_asks_for_gradients(substeps):
+    """All volume of the second coordinate is lost."""
+    flow = FlowPosterior(Formula(lambda z: -0.5 * substeps * z[..., 1].square()), substeps=substeps)
+    path = flow(gaussian(4, 3), 0, steps=2)
+    assert path.folds.all()
+    assert (path.log_det == -math.inf).all()
+    assert (path.z[:, 1:, 1] == 0).all()
+    with pytest.raises(ValueError, match="flow_kl: got"):
+        flow_kl(path, DiffusionPrior(dtype=torch.float64))
 
 
 def test_potentials_survive_meta_devices_and_low_precision():

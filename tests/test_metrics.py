@@ -16,12 +16,14 @@ from tests.problems import close, gaussian, make_potential, rand, randn, seeds
 def test_errors_sum_absolute_pixels_and_leave_the_first_frame_out(batch, steps, seed):
     decoded, target = rand(batch, steps + 1, 2, 3, 3, seed=seed), rand(batch, steps + 1, 2, 3, 3, seed=seed + 1)
     error, floor = metrics.equivariance_error(decoded, target), metrics.identity_error(target)
+    black = metrics.black_error(target)
     for b in range(batch):
         frames = range(1, steps + 1)
         off = sum(float((decoded[b, t] - target[b, t]).abs().sum()) for t in frames)
         moved = sum(float((target[b, 0] - target[b, t]).abs().sum()) for t in frames)
         assert error[b].item() == pytest.approx(off)
         assert floor[b].item() == pytest.approx(moved)
+        assert black[b].item() == pytest.approx(sum(float(target[b, t].sum()) for t in frames))
     assert (metrics.equivariance_error(target, target) == 0).all()
 
 

@@ -236,30 +236,58 @@ def test_what_the_authors_report_exceeds_what_any_model_reaches():
     assert (values[1] > gaussian_constant(DIM) + 1).all()
 
 
-def test_evidence_of_frames_takes_the_densities_of_the_flow_that_it_is_given():
-    this, q0 = model(0), gaussian(3, DIM)
-    flows = FlowPosterior(this.potential), FlowPosterior(this.potential, "laplacian"), this.potential
-    exact, printed, potential = (
-        marginal_log_likelihood(
-            this.log_likelihood,
-            flow,
-            q0,
-            STANDARD,
-            0,
-            steps=STEPS,
-            samples=2,
-            generator=torch.Generator().manual_seed(0),
-        )
-        for flow in flows
+def frames_of(flow, estimator, q0, log_likelihood, samples=2):
+    generator = torch.Generator().manual_seed(0)
+    return marginal_log_likelihood(
+        log_likelihood, flow, q0, STANDARD, 0, steps=STEPS, samples=samples, estimator=estimator, generator=generator
     )
-    close(exact, potential)
+
+
+def test_bounds_of_frames_take_exact_densities_whatever_the_flow_was_made_with():
+    """Noise in log-determinants would inflate the bounds, and what eq. 10 prints is no density. "authors" is as it is given."""
+    this, q0 = model(0), gaussian(3, DIM)
+    for estimator in ("iwae", "elbo"):
+        exact = frames_of(this.potential, estimator, q0, this.log_likelihood)
+        for log_det in ("exact", "laplacian", None):
+            flow = FlowPosterior(this.potential, log_det)
+            close(frames_of(flow, estimator, q0, this.log_likelihood), exact)
+            assert flow.log_det == log_det
+    exact, printed = (
+        frames_of(FlowPosterior(this.potential, log_det), "authors", q0, this.log_likelihood)
+        for log_det in ("exact", "laplacian")
+    )
     assert (exact - printed)[:, 1:].abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"path.log_q: got None, expected densities; make FlowPosterior with"):
-        marginal_log_likelihood(this.log_likelihood, FlowPosterior(this.potential, None), q0, STANDARD, 0, steps=STEPS)
-    with pytest.raises(ValueError, match=r"estimator: got 'best', expected one of"):
-        marginal_log_likelihood(this.log_likelihood, this.potential, q0, STANDARD, 0, steps=STEPS, estimator="best")
-    with pytest.raises(TypeError, match=r"prior: got Independent, expected a DiffusionPrior"):
-        marginal_log_likelihood(this.log_likelihood, this.potential, q0, q0, 0, steps=STEPS)
+
+
+def test_noise_in_log_determinants_lifts_no_bound_above_the_truth():
+    """With Hutchinson's the weights of many samples exceeded the evidence by far."""
+    dim, replicates = 32, 300
+    A = symmetric(dim, 0, 0.3)
+    flow = FlowPosterior(Linear(A[None], torch.zeros(1, dim).double()), "hutchinson")
+    x = torch.zeros(replicates, STEPS + 1, dim).double()
+    q0 = Independent(Normal(x[:, 0], torch.full_like(x[:, 0], 0.5**0.5)), 1)  # the posterior of the first frame
+    value = frames_of(flow, "iwae", q0, lambda z: gaussian_log_likelihood(z, x), samples=30)
+    truth = -0.5 * dim * math.log(4 * math.pi)
+    assert (value.mean(0) < truth + 4 * value.std(0) / replicates**0.5 + 1e-9).all()
+
+
+def test_evidence_of_frames_refuses_what_is_no_density():
+    this, q0 = model(0), gaussian(3, DIM)
+    for make, error, said in (
+        (
+            lambda: frames_of(FlowPosterior(this.potential, None), "authors", q0, this.log_likelihood),
+            ValueError,
+            "path.l",
+        ),
+        (lambda: frames_of(this.potential, "best", q0, this.log_likelihood), ValueError, "estimator: got 'best'"),
+        (
+            lambda: marginal_log_likelihood(this.log_likelihood, this.potential, q0, q0, 0, steps=1),
+            TypeError,
+            "prior: got Independent, expected a DiffusionPrior",
+        ),
+    ):
+        with pytest.raises(error, match=said):
+            make()
 
 
 def test_importance_weighting_follows_the_flow_it_is_given():

@@ -158,6 +158,13 @@ def test_categorical_kl_of_certainty():
     assert categorical_kl(logits).item() == pytest.approx(math.log(3))
 
 
+def test_the_temperature_is_made_where_and_as_it_is_asked_for():
+    found = GumbelSelector(torch.nn.Identity(), 3, device="meta", dtype=torch.float64).temperature
+    assert (found.device.type, found.dtype) == ("meta", torch.float64)
+    with pytest.raises(TypeError, match=r"dtype: got torch.int64, expected a floating dtype; the temperature"):
+        GumbelSelector(torch.nn.Identity(), 3, dtype=torch.int64)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

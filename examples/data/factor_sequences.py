@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from data.factors import Factors
 from data.splits import Split, starts
-from data.transformations import Transformations
+from data.transformations import Transformations, one_of_all
 
 
 class Source(Protocol):
@@ -36,6 +36,7 @@ class FactorSequences:
         seed: of the batches.
         device: where frames go, and where they are rendered.
         files: the source reads bytes, and is asked for the next batch, in a thread, while the last is in use.
+        mixed: batches show all transformations, else one each.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class FactorSequences:
         seed: int = 0,
         device: torch.device | str = "cpu",
         files: bool = False,
+        mixed: bool = True,
     ) -> None:
         if source.side % side != 0:
             raise ValueError(f"--side: got {side}, expected a divisor of {source.side}, the side of the images")
         self.source, self.moving, self.states, self.side = source, moving, states, side
-        self.seed, self.device, self.files = seed, torch.device(device), files
+        self.seed, self.device, self.files, self.mixed = seed, torch.device(device), files, mixed
         names = tuple(source.factors.names[factor] for factor in moving)
         self.truth = Transformations(names, self.render, min(source.factors.sizes[factor] for factor in moving) - 1)
         self._starts = self._of("train")
@@ -81,7 +83,7 @@ class FactorSequences:
         return self._floating(self._images(values))
 
     def draw(self, count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
-        """A batch of the training sequences, as many of each transformation as possible."""
+        """A batch of the training sequences, as many of each transformation as possible, or of one."""
         at, ahead = self._ahead.pop(share, (None, None))
         x, k = ahead.result() if ahead is not None and at == step else self._batch(count, step, share)
         if self.files:
@@ -92,8 +94,10 @@ class FactorSequences:
         return [starts(self.source.factors, factor, self.states, split).numpy() for factor in self.moving]
 
     def _batch(self, count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.seed, step, share))
-        k = (np.arange(count) + rng.integers(len(self.moving))) % len(self.moving)
+        rng, num = np.random.default_rng((self.seed, step, share)), len(self.moving)
+        k = (np.arange(count) + rng.integers(num)) % num
+        if not self.mixed:
+            k = np.full(count, one_of_all(self.seed, step, num))
         chosen = np.array([rng.choice(self._starts[each]) for each in k])
         factor = torch.tensor([self.moving[each] for each in k])
         values = self.source.factors.values(torch.from_numpy(chosen))

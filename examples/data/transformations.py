@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,6 +43,11 @@ class Transformations:
     @staticmethod
     def _each(bases: Tensor, k: int | Tensor) -> Tensor:
         return k if isinstance(k, Tensor) else torch.full((len(bases),), k, device=bases.device)
+
+
+def one_of_all(seed: int, step: int, num: int) -> int:
+    """The transformation that a whole batch shows, all shares of it, where it shows one."""
+    return int(np.random.default_rng((seed, step)).integers(num))
 
 
 def levels_of(k: Tensor, steps: int, num: int) -> Tensor:

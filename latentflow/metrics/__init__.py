@@ -1,7 +1,7 @@
 """What is reported of a trained model: errors with their floor, likelihoods, evidence bounds, and scores of its codes."""
 
 from latentflow.metrics.codes import DCI, dci, mutual_information_gap, sap_score
-from latentflow.metrics.errors import equivariance_error, identity_error, latent_equivariance_error
+from latentflow.metrics.errors import black_error, equivariance_error, identity_error, latent_equivariance_error
 from latentflow.metrics.evidence import (
     conditional_log_likelihood,
     evidence_bound,
@@ -17,6 +17,7 @@ __all__ = [
     "VariationPredictability",
     "bernoulli_log_likelihood",
     "beta_vae_score",
+    "black_error",
     "conditional_log_likelihood",
     "dci",
     "equivariance_error",

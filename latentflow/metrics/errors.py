@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from latentflow.metrics.checks import check_sequences
@@ -11,7 +14,8 @@ from latentflow.validate import require_floating
 def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
     r""":math:`E = \sum_{t=1}^T \sum_{pixels} |x_t - \mathrm{Dec}(z_t)|`, one number per sequence.
 
-    The first frame is left out: there nothing has moved yet. Report the mean over sequences, beside `identity_error`.
+    The first frame is left out: there nothing has moved yet. Report the mean over sequences, beside its floors,
+    `identity_error` and `black_error`.
 
     Args:
         decoded: (B, T+1, ...), the decoded latents, in the units of the images (values in [0, 1], not logits).
@@ -37,7 +41,7 @@ def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
 
 
 def identity_error(target: Tensor) -> Tensor:
-    """The error of a perfect autoencoder whose latents never move, (B,): the floor that a flow has to beat.
+    """The error of a perfect autoencoder whose latents never move, (B,): a floor that a flow has to beat, as `black_error`.
 
     Args:
         target: (B, T+1, ...), the true sequences.
@@ -54,10 +58,28 @@ def identity_error(target: Tensor) -> Tensor:
 
     Source: Song et al. 2023, section 4.1, whose vanilla VAE is set not to move; that its autoencoder be perfect is ours.
     """
-    require_floating("target", target, "divide images by 255")
-    if target.ndim < 2:
-        raise ValueError(f"target: got shape {tuple(target.shape)}, expected (B, T+1, ...); add the missing axes")
-    return equivariance_error(target[:, :1].expand_as(target), target)
+    return _against(target, lambda x: x[:, :1].expand_as(x))
+
+
+def black_error(target: Tensor) -> Tensor:
+    """The error of drawing nothing, (B,): of dark images that turn, as digits do, it is below that of standing still.
+
+    Args:
+        target: (B, T+1, ...), the true sequences, 0 being black.
+
+    Raises:
+        TypeError: target is not floating.
+        ValueError: there are fewer than two frames, or no axis for what is in them.
+
+    Example:
+        >>> import torch
+        >>> from latentflow.metrics import black_error
+        >>> black_error(torch.ones(2, 3, 5))
+        tensor([10., 10.])
+
+    Source: ours; the error is that of Song et al. 2023, section 4.1.
+    """
+    return _against(target, torch.zeros_like)
 
 
 def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,3 +110,11 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
     check_sequences("z", z, "encoded", encoded, "pass latents as they are")
     error = equivariance_error(z, encoded)
     return error, error / identity_error(encoded)
+
+
+def _against(target: Tensor, drawn: Callable[[Tensor], Tensor]) -> Tensor:
+    """The error of what is drawn without a model."""
+    require_floating("target", target, "divide images by 255")
+    if target.ndim < 2:
+        raise ValueError(f"target: got shape {tuple(target.shape)}, expected (B, T+1, ...); add the missing axes")
+    return equivariance_error(drawn(target), target)

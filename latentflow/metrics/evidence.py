@@ -161,17 +161,18 @@ def marginal_log_likelihood(
       evaluation; densities and prior are those that you pass. **No bound**: it adds what has to be subtracted, and can exceed
       what any model reaches. For comparison only.
 
-    The first two are bounds where the densities are exact and no path folds.
+    The first two take exact log-determinants, whatever the flow was made with: noise in them would inflate the bounds. They
+    are bounds where no path folds. The third takes those of the flow.
 
     Args:
-        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`; but the flow needs
-            its densities.
+        log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`.
         prior: of the marginals p_t.
         estimator: "iwae", "elbo" or "authors".
 
     Raises:
         TypeError: as `importance_weighted_bound`, or prior is no `DiffusionPrior`.
-        ValueError: as `importance_weighted_bound`, the estimator is unknown, or the flow was made with ``log_det=None``.
+        ValueError: as `importance_weighted_bound`, the estimator is unknown, or "authors" is asked for a flow that was made
+            with ``log_det=None``.
 
     Example:
         >>> import torch
@@ -190,7 +191,8 @@ def marginal_log_likelihood(
     one_of("estimator", estimator, ("iwae", "elbo", "authors"))
     check_prior(prior)
     found = []
-    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator, densities=True):
+    log_det = getattr(flow, "log_det", "exact") if estimator == "authors" else "exact"
+    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator, log_det):
         excess = excess_of_frames(path, prior)
         found.append(of_frames + excess if estimator == "authors" else of_frames - excess)
     return _log_of_mean(found) if estimator == "iwae" else torch.stack(found).mean(0)
@@ -205,18 +207,16 @@ def _sampled(
     steps: int,
     samples: int,
     generator: torch.Generator | None,
-    *,
-    densities: bool = False,
+    log_det: str | None = None,
 ) -> Iterator[tuple[LatentPath, Tensor]]:
-    """Paths, with their densities or without, and the log-likelihoods of their frames, (B, T+1)."""
+    """Paths, without densities or with those that `log_det` gives, and the log-likelihoods of their frames, (B, T+1)."""
     positive_integer("samples", samples)
     if not callable(log_likelihood):
         raise TypeError(
             f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
         )
     flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
-    if not densities:
-        flow.log_det = None
+    flow.log_det = log_det
     for _ in range(samples):
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         yield path, _of_frames(log_likelihood(path.z), path)

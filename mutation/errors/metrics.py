@@ -18,9 +18,16 @@ ERRORS = (
         "yield path, log_likelihood(path.z)",
     ),
     _evidence(
-        "the estimate of a frame has the authors' sign", 'if estimator == "authors"', 'if estimator != "authors"'
+        "the estimate of a frame has the authors' sign",
+        'excess if estimator == "authors"',
+        'excess if estimator != "authors"',
     ),
     _evidence("the mean of weights for the logarithm of their mean", 'if estimator == "iwae" else', "if False else"),
+    _evidence(
+        "bounds of frames take the noise of estimated log-determinants",
+        'if estimator == "authors" else "exact"',
+        'if True else "exact"',
+    ),
     _interventions("all factors but one are held", "== which[:, None, None]", "!= which[:, None, None]"),
     _interventions("variances are not compared with those of all settings", " / overall[active]", ""),
     _interventions(

@@ -76,8 +76,8 @@ ERRORS = (
     _selector("sign of the Gumbel noise", "scores = logits + gumbel", "scores = logits - gumbel"),
     _selector(
         "the temperature is not saved",
-        'self.register_buffer("temperature", torch.tensor(self.start))',
-        'self.register_buffer("temperature", torch.tensor(self.start), persistent=False)',
+        'self.register_buffer("temperature", torch.tensor(self.start, device=device, dtype=dtype))',
+        'self.register_buffer("temperature", torch.tensor(self.start, device=device, dtype=dtype), persistent=False)',
     ),
     _selector("the temperature has no minimum", "max(self.minimum, self.start *", "max(0.0, self.start *"),
     _selector("the straight-through gradient is missing", "_one_hot(soft) + (soft - soft.detach())", "_one_hot(soft)"),
