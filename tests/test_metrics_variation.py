@@ -126,7 +126,7 @@ LABELS = torch.arange(20) % 2
         (lambda: score(IMAGES, IMAGES, LABELS > 0), TypeError, "labels: got dtype torch.bool, expected an integer"),
         (lambda: score(IMAGES, IMAGES * math.nan, LABELS), ValueError, "last: got 1280 nan in samples .*, expected numb"),
         (lambda: score(IMAGES[:, :0], IMAGES[:, :0], LABELS), ValueError, "first, last: got shapes (20, 0, 8, 8)"),
-        (lambda: score(IMAGES, IMAGES, LABELS, share=0.96), ValueError, "share: got 0.96 of 20 pairs, expected one to"),
+        (lambda: score(IMAGES, IMAGES, LABELS, share=0.98), ValueError, "share: got 0.98 of 20 pairs, expected one to"),
         (lambda: score(IMAGES, IMAGES, LABELS, share=1.0), ValueError, "share: got 1, expected more than 0 and less than 1"),
         (lambda: score(IMAGES, IMAGES, LABELS, share=math.nan), ValueError, "share: got nan, expected more than 0 and"),
         (lambda: score(IMAGES, IMAGES, LABELS, learning_rate=0), ValueError, "learning_rate: got 0, expected more than 0"),

@@ -79,7 +79,8 @@ def variation_predictability(
     epochs, batch = positive_integer("epochs", epochs), positive_integer("batch", batch)
     rate = number_between("learning_rate", learning_rate, 0, 1, "0.01 is usual")
     labels = _checked_labels(first, last, labels)
-    judged = int(len(labels) * (1 - number_between("share", share, 0, 1, "0.1 and 0.01 are usual")))
+    share = number_between("share", share, 0, 1, "0.1 and 0.01 are usual")
+    judged = len(labels) - max(1, round(share * len(labels)))
     if judged == 0:
         raise ValueError(f"share: got {share} of {len(labels)} pairs, expected one to judge by; give more pairs")
     of_all, cpu = seed(generator), torch.device("cpu")
