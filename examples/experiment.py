@@ -55,7 +55,7 @@ class Settings(train.Run, models.Model):
     held_out: int | None = None
     """evaluate on this many held-out images only (all, if left out); for short runs"""
     variation_pairs: int = 0
-    """pairs of decoded images for variation predictability, as many of each transformation; 0 does not measure it. 3,000 take
+    """pairs of decoded images for variation predictability, as many of each transformation; 0 does not measure it. 1,200 take
     about ten minutes on two cores"""
 
     def __post_init__(self) -> None:
