@@ -104,7 +104,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
     numbers["path / optimal"] = statistics.fmean(row["path"] / max(row["optimal"], 1e-9) for row in transport)
     for where in ("grid", "between", "force"):
         numbers[f"residual {where}"] = statistics.fmean(row["residual"][where] for row in transport)
-    for bound in ("marginal", "initial", "importance_weighted"):
+    for bound in ("marginal", "initial", "importance_weighted", "gaussian_constant"):
         numbers[bound] = results["bounds"][bound]
     if "selection" in results:
         numbers["selection"] = results["selection"]["accuracy"]
