@@ -15,8 +15,11 @@ _layout = errors_in("latentflow/layout.py", "layout", "written_out")
 _groups = errors_in("latentflow/groups.py", "layout")
 _stack = errors_in("latentflow/stack.py", "layout", "written_out", "rollout")
 _traced = errors_in("latentflow/written_out.py", "layout")
+_finite = errors_in("latentflow/finite.py", "hard_cases")
 
 ERRORS = (
+    _inverse("the last step is taken wherever it leads", "taken = (info == 0) & (", "taken = (info == 0) | ("),
+    _finite("what is singular gets a gradient", "folds is not None and not log_det.requires_grad", "folds is not None"),
     _solvers("off by one in t", 'offset = 1 if label == "end" else 0', 'offset = 0 if label == "end" else 1'),
     _solvers(
         "a substep is as long as a step",
