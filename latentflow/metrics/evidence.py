@@ -25,7 +25,8 @@ def evidence_bound(
 
     Args:
         log_likelihood: (B, T+1), :math:`\log p(x_t | z_t)` at the latents of the path.
-        path, prior, bound: as in `flow_kl`. "marginal", (A), bounds :math:`\sum_t \log p_t(x_t)`; "initial", (B), bounds
+        path, prior: as in `flow_kl`.
+        bound: "marginal", (A), bounds :math:`\sum_t \log p_t(x_t)`; "initial", (B), bounds
             :math:`\log p(x_0, ..., x_T | k)`.
 
     Raises:
