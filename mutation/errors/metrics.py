@@ -7,7 +7,7 @@ from .error import errors_in
 _errors = errors_in("latentflow/metrics/errors.py", "metrics")
 _likelihoods = errors_in("latentflow/metrics/likelihoods.py", "metrics")
 _evidence = errors_in("latentflow/metrics/evidence.py", "metrics", "metrics_evidence")
-_interventions = errors_in("latentflow/metrics/interventions.py", "metrics_codes")
+_interventions = errors_in("latentflow/metrics/interventions.py", "metrics_interventions")
 _codes = errors_in("latentflow/metrics/codes.py", "metrics_codes")
 _variation = errors_in("latentflow/metrics/variation.py", "metrics_variation")
 
