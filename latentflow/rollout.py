@@ -68,12 +68,17 @@ class Rollout:
             times: of the steps, (S,).
             price: on the size of the force.
             factor: of the initial term.
+
+        Raises:
+            TypeError: the force has another dtype than the path.
+            ValueError: it takes latents of another size.
         """
         assert self.left is not None
         assert self.starts is not None
         of_force = None
         if force is not None:
             root = force.root
+            root.check_latents(self.z)
             same = root.hidden == self.potential.hidden
             sinusoid = self.sinusoid[1:] if same else root.embedding(times).sinusoid
             of_force = sinusoid, *root.tensors(), force.bias
