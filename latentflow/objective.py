@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -17,13 +19,20 @@ from latentflow.compiler import one_operation
 from latentflow.initial import gaussian
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import without_autocast
-from latentflow.prior import DiffusionPrior
-from latentflow.validate import one_of, require_finite
+from latentflow.validate import one_of, require_finite, require_floating, require_shape
 
 _NO_DENSITIES = "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact'"
 
 
-def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal") -> Tensor:
+class PathPrior(Protocol):
+    """What has a log density of paths: `DiffusionPrior`, or a module of yours."""
+
+    def log_prob(self, path: LatentPath) -> Tensor:
+        """Log p_t(z_t), (B, T+1)."""
+        ...
+
+
+def flow_kl(path: LatentPath, prior: PathPrior, *, bound: str = "marginal") -> Tensor:
     r"""The part of the negative evidence bound that does not see the images, in nats.
 
     * ``bound="marginal"``, bound (A), eq. 6: the one-sample estimate :math:`\sum_{t=0}^T \log q_t(z_t) - \log p_t(z_t)`. With
@@ -34,15 +43,17 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
 
     Args:
         path: what `FlowPosterior` returned.
-        prior: the diffusion prior; bound (B) only uses that it starts at N(0, I).
+        prior: `DiffusionPrior`, or any module with ``log_prob(path)`` -> (B, T+1), the log densities p_t of the path's latents.
+            Bound (B) is that of a prior that starts at N(0, I), and asks it nothing.
         bound: "marginal" or "initial".
 
     Returns:
         (B,), one number per sequence.
 
     Raises:
-        TypeError: path is no `LatentPath`, or prior no `DiffusionPrior`.
-        ValueError: the bound is unknown, the marginal one is asked for a path without densities, or the result is not finite.
+        TypeError: path is no `LatentPath`, or prior has no log density of paths.
+        ValueError: the bound is unknown, the marginal one is asked for a path without densities, the prior's answer is not
+            (B, T+1), or the result is not finite.
 
     Example:
         >>> import torch
@@ -61,17 +72,23 @@ def flow_kl(path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal")
     if bound == "marginal":
         if path.log_q is None:
             raise ValueError(_NO_DENSITIES + ", or use bound='initial'")
-        return _marginal(path.log_q, prior.log_prob(path))
+        return _marginal(path.log_q, log_prior(path, prior))
     with without_autocast(path.z):
         return _finite(_kl_to_standard_normal(path))
 
 
-def excess_of_frames(path: LatentPath, prior: DiffusionPrior) -> Tensor:
+def excess_of_frames(path: LatentPath, prior: PathPrior) -> Tensor:
     """Log q_t(z_t) - log p_t(z_t), (B, T+1), of a path with densities."""
-    check_prior(prior)
     if path.log_q is None:
         raise ValueError(_NO_DENSITIES)
-    return path.log_q - prior.log_prob(path)
+    return path.log_q - log_prior(path, prior)
+
+
+def log_prior(path: LatentPath, prior: PathPrior) -> Tensor:
+    """Log p_t(z_t), (B, T+1), of a prior that `check_prior` has seen."""
+    log_p = require_floating("prior.log_prob(path)", prior.log_prob(path), "return log densities")
+    require_shape("prior.log_prob(path)", log_p, path.z.shape[:2], "sum over dimensions, not over frames")
+    return log_p
 
 
 def check_prior(prior: object) -> None:
@@ -80,7 +97,8 @@ def check_prior(prior: object) -> None:
     if other or not callable(getattr(prior, "log_prob", None)):
         got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
         raise TypeError(
-            f"prior: got {got}, expected a DiffusionPrior; make one, DiffusionPrior(num), and pass it there"
+            f"prior: got {got}, expected a DiffusionPrior; make one, DiffusionPrior(num), or a module with "
+            "log_prob(path) -> (B, T+1), and pass it there"
         )
 
 

@@ -1,6 +1,7 @@
 """Modules that are made wrongly, that do not fit each other, or that are given something of the wrong kind."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +154,11 @@ MISTAKES = {
         ValueError,
         "force: got dim=3, num=3, expected dim=3, num=2 like the potential",
     ),
+    "a force in another precision": (
+        lambda: HJConstraint(P, NegativeForce(3, 2, dtype=torch.float32))(PATH),
+        TypeError,
+        "z: got dtype torch.float64, expected torch.float32",
+    ),
     "a flow for its potential": (
         lambda: HJConstraint(FLOW),
         TypeError,
@@ -162,6 +168,16 @@ MISTAKES = {
         lambda: flow_kl(PATH, Q),
         TypeError,
         "prior: got Independent, expected a DiffusionPrior",
+    ),
+    "a prior of one number for each path": (
+        lambda: flow_kl(PATH, SimpleNamespace(log_prob=lambda path: path.z.sum((1, 2)))),
+        ValueError,
+        "prior.log_prob(path): got shape (4,), expected (4, 3)",
+    ),
+    "a prior that says nothing": (
+        lambda: flow_kl(PATH, SimpleNamespace(log_prob=lambda path: None)),
+        TypeError,
+        "prior.log_prob(path): got NoneType, expected a floating tensor",
     ),
     "no prior": (lambda: flow_kl(PATH, None), TypeError, "prior: got NoneType, expected a DiffusionPrior"),
     "no solver": (lambda: FlowPosterior(P, solver=None), TypeError, "solver: got None, expected 'euler' or the name"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from latentflow import DiffusionPrior, FlowPosterior, flow_kl
 from tests.problems import close, gaussian, make_potential, rand, randn, seeds
@@ -75,3 +75,27 @@ def test_marginal_bound_is_the_sum_over_frames_with_the_start_included(solver):
         for t in range(4)
     )
     close(flow_kl(path, prior), by_hand, 1e-6)
+
+
+class Mixture(torch.nn.Module):
+    """A prior of one's own: the same Gaussians at all times."""
+
+    def __init__(self, means):
+        super().__init__()
+        self.means = torch.nn.Parameter(means)
+
+    def log_prob(self, path):
+        parts = Independent(Normal(self.means, torch.ones_like(self.means)), 1)
+        return MixtureSameFamily(Categorical(logits=torch.zeros_like(self.means[:, 0])), parts).log_prob(path.z)
+
+
+def test_any_module_with_a_density_of_paths_is_a_prior():
+    path = FlowPosterior(make_potential(3))(gaussian(4, 3), 0, steps=2)
+    standing = DiffusionPrior(dtype=torch.float64)
+    close(flow_kl(path, Mixture(torch.zeros(1, 3).double())), flow_kl(path, standing), 1e-10)
+    mixture = Mixture(randn(2, 3))
+    each = [(-0.5 * (path.z - mean).square() - 0.5 * math.log(2 * math.pi)).sum(-1) for mean in mixture.means]
+    by_hand = path.log_q - torch.logaddexp(*each) + math.log(2)
+    close(flow_kl(path, mixture), by_hand.sum(1), 1e-10)
+    flow_kl(path, mixture).sum().backward()
+    assert mixture.means.grad.abs().min() > 0

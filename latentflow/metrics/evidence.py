@@ -11,16 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow.initial import log_prob
-from latentflow.objective import check_prior, excess_of_frames, flow_kl
+from latentflow.objective import PathPrior, check_prior, excess_of_frames, flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
-from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, positive_integer, require_floating, require_no_nan, require_shape
 
 
-def evidence_bound(
-    log_likelihood: Tensor, path: LatentPath, prior: DiffusionPrior, *, bound: str = "marginal"
-) -> Tensor:
+def evidence_bound(log_likelihood: Tensor, path: LatentPath, prior: PathPrior, *, bound: str = "marginal") -> Tensor:
     r"""Lower bound on the evidence of each sequence, (B,), in nats.
 
     Args:
@@ -143,7 +140,7 @@ def marginal_log_likelihood(
     log_likelihood: Callable[[Tensor], Tensor],
     flow: nn.Module,
     q0: Distribution,
-    prior: DiffusionPrior,
+    prior: PathPrior,
     k: int | Tensor | None = None,
     *,
     weights: Tensor | None = None,
@@ -167,11 +164,11 @@ def marginal_log_likelihood(
 
     Args:
         log_likelihood, flow, q0, k, weights, steps, samples, generator: as in `importance_weighted_bound`.
-        prior: of the marginals p_t.
+        prior: of the marginals p_t; as in `flow_kl`.
         estimator: "iwae", "elbo" or "authors".
 
     Raises:
-        TypeError: as `importance_weighted_bound`, or prior is no `DiffusionPrior`.
+        TypeError: as `importance_weighted_bound`, or prior has no log density of paths.
         ValueError: as `importance_weighted_bound`, the estimator is unknown, or "authors" is asked for a flow that was made
             with ``log_det=None``.
 

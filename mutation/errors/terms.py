@@ -9,7 +9,7 @@ _hamilton_jacobi = errors_in("latentflow/hamilton_jacobi.py", "written_out", "ro
 _prior = errors_in("latentflow/prior.py", "prior", "state")
 _heat = errors_in("latentflow/heat.py", "prior", "state", "written_out")
 _selector = errors_in("latentflow/selector.py", "selector", "state")
-_objective = errors_in("latentflow/objective.py", "objective", "metrics_evidence", "density")
+_objective = errors_in("latentflow/objective.py", "objective", "metrics_evidence", "density", "bad_settings")
 
 ERRORS = (
     _constraint(
@@ -83,6 +83,11 @@ ERRORS = (
     _selector("the straight-through gradient is missing", "_one_hot(soft) + (soft - soft.detach())", "_one_hot(soft)"),
     _selector("sign of the KL of the choice", "(log_probability + math.log", "(-log_probability - math.log"),
     _selector("the KL of the choice is an entropy", "(log_probability + math.log(logits.shape[1]))", "log_probability"),
+    _objective(
+        "the shape of a prior's answer is not looked at",
+        'require_shape("prior.log_prob(path)", log_p, path.z.shape[:2]',
+        'require_shape("prior.log_prob(path)", log_p, log_p.shape',
+    ),
     _objective("sign of the KL along the flow", "_finite((log_q - log_p).sum(1))", "_finite((log_p - log_q).sum(1))"),
     _objective(
         "the KL along the flow leaves out the start",
