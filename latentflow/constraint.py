@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from latentflow import derivatives
 from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
+from latentflow.force import NegativeForce
 from latentflow.path import LatentPath, check_path
 from latentflow.posterior import FlowPosterior
-from latentflow.potential import NegativeForce, Potential
+from latentflow.potential import Potential
 from latentflow.precision import in_full_precision, without_autocast
 from latentflow.validate import number, one_of, require, require_finite, require_floating, require_generator
 

@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from latentflow import logdet
-from latentflow.potential import NegativeForce, Potential
+from latentflow.force import NegativeForce
+from latentflow.potential import Potential
 from latentflow.validate import active_rows, as_times, broadcasts, require_floating, require_shape
 
 

@@ -17,9 +17,10 @@ from latentflow.closed_form import Local, Networks
 from latentflow.compiler import one_operation
 from latentflow.derivatives import has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
+from latentflow.force import NegativeForce
 from latentflow.layout import Layout, parts_of
 from latentflow.penalty import penalty
-from latentflow.potential import NegativeForce, Potential
+from latentflow.potential import Potential
 from latentflow.stack import all_chosen
 from latentflow.states import State, states
 from latentflow.sweep import Inputs, Start, sweep

@@ -7,6 +7,7 @@ from .error import errors_in
 _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
 _derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
 _potential = errors_in("latentflow/potential.py", "potential", "derivatives")
+_force = errors_in("latentflow/force.py", "potential")
 _hessian_product = errors_in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
 _time_branch = errors_in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
 _validate = errors_in("latentflow/validate.py", "derivatives")
@@ -116,7 +117,7 @@ ERRORS = (
     _precision(
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
     ),
-    _potential("the force pushes upwards", "return -(root if", "return (root if"),
+    _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
         "parameters are drawn from a narrower range",
         "-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)",
