@@ -27,6 +27,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from models import FlowVAE
+from muon import Muon
 from progress import READ_EVERY, Progress
 from stopping import asked, disband, leave, signals
 from torch import Tensor, nn
@@ -201,7 +202,7 @@ def optimisers_of(model: FlowVAE, run: Run) -> list[torch.optim.Optimizer]:
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=run.learning_rate, fused=True)]
     if run.muon is not None:
         # Three steps to an orthogonal update instead of five: nearly as good, and that update is what takes the time.
-        found.append(torch.optim.Muon(hidden, lr=run.muon, weight_decay=0.0, ns_steps=3))
+        found.append(Muon(hidden, lr=run.muon, weight_decay=0.0, ns_steps=3))
     return found
 
 
