@@ -19,7 +19,8 @@ from latentflow.compiler import one_operation
 from latentflow.initial import gaussian
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import without_autocast
-from latentflow.validate import one_of, require_finite, require_floating, require_shape
+from latentflow.prior import DiffusionPrior
+from latentflow.validate import one_of, require_finite, require_floating, require_no_nan, require_shape
 
 _NO_DENSITIES = "path.log_q: got None, expected densities; make FlowPosterior with log_det='exact'"
 
@@ -74,7 +75,9 @@ def flow_kl(path: LatentPath, prior: PathPrior, *, bound: str = "marginal") -> T
             raise ValueError(_NO_DENSITIES + ", or use bound='initial'")
         return _marginal(path.log_q, log_prior(path, prior))
     with without_autocast(path.z):
-        return _finite(_kl_to_standard_normal(path))
+        kl = _finite(_kl_to_standard_normal(path))
+        require_shape("path.q0", kl, path.z.shape[:1], "cut or replace it together with path.z")
+        return kl
 
 
 def excess_of_frames(path: LatentPath, prior: PathPrior) -> Tensor:
@@ -88,6 +91,8 @@ def log_prior(path: LatentPath, prior: PathPrior) -> Tensor:
     """Log p_t(z_t), (B, T+1), of a prior that `check_prior` has seen."""
     log_p = require_floating("prior.log_prob(path)", prior.log_prob(path), "return log densities")
     require_shape("prior.log_prob(path)", log_p, path.z.shape[:2], "sum over dimensions, not over frames")
+    if not isinstance(prior, DiffusionPrior):  # which has looked itself
+        require_no_nan("prior.log_prob(path)", log_p, "look at its parameters")
     return log_p
 
 

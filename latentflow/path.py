@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from latentflow.acting import Acting
 from latentflow.compiler import one_operation
 from latentflow.rollout import Rollout
+from latentflow.validate import require_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,6 +80,12 @@ def check_path(path: object) -> None:
             f"path: got z {tuple(z)}, weights {tuple(weights)} and times {tuple(times)}, expected (B, T+1, dim), (B, T, K) and "
             "(T+1,) with one T; cut or replace them together"
         )
+    if weights[0] not in (1, z[0]):
+        raise ValueError(
+            f"path: got z of {z[0]} samples and weights of {weights[0]}, expected as many; cut or replace them together"
+        )
+    if path.log_q is not None:
+        require_shape("path.log_q", path.log_q, z[:2], "cut or replace it together with path.z")
 
 
 @one_operation

@@ -208,6 +208,7 @@ class FlowPosterior(nn.Module):
             z = latents("z_T", z_T, dimension(self.potential))
             what = acting(self.potential, z, k, weights, steps)
             if self.solver != "euler":
+                solvers.require_a_graph(self.solver, z, self.potential)
                 for step in reversed(range(what.steps)):
                     z = solvers.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
                 return z
@@ -286,6 +287,7 @@ class FlowPosterior(nn.Module):
         return _Rolled(z, value, folds, rollout if on_grid else None)
 
     def _integrate(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
+        solvers.require_a_graph(self.solver, z0, self.potential)
         of_volume = divergence(self.potential, log_det, what, z0, generator)
         z, value = solvers.integrate(self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options)
         require_finite_path(z, 1)

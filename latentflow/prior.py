@@ -120,11 +120,6 @@ class DiffusionPrior(nn.Module):
         """
         check_path(path)
         self._check("path.weights", path.weights)
-        if path.weights.shape[0] not in (1, path.z.shape[0]):
-            raise ValueError(
-                f"path.weights: got those of {path.weights.shape[0]} samples, expected {path.z.shape[0]} like path.z; "
-                "give each latent path its weights"
-            )
         return _log_prob(self.form, path.z, path.weights, self.raw)
 
     def _check(self, name: str, weights: Tensor) -> None:

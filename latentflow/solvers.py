@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentflow.product import divided
+from latentflow.written_out import forward_mode
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 
@@ -102,6 +103,16 @@ def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dic
     return arguments
 
 
+def require_a_graph(solver: str, z: Tensor, potential: nn.Module) -> None:
+    """Raise where gradients would be lost on the way through a solver that leaves PyTorch."""
+    wanted = torch.is_grad_enabled() and (z.requires_grad or any(p.requires_grad for p in potential.parameters()))
+    if solver == "scipy_solver" and wanted:
+        raise ValueError(
+            f"solver: got {solver!r} where gradients are wanted, expected a solver that has some; use solver='dopri5', or call "
+            "inside of torch.no_grad()"
+        )
+
+
 def euler_times(steps: int, substeps: int, label: str, like: Tensor) -> Tensor:
     """The time at which each substep evaluates the potential, (steps, substeps)."""
     offset = 1 if label == "end" else 0
@@ -159,7 +170,7 @@ def integrate_back(field: Field, z: Tensor, step: int, method: str, options: dic
             refined = refined + start - back(landed)
         if bool(missed.any()):
             raise FoldError(step + 1, missed.nonzero().flatten().tolist(), f"{method!r} does not retrace its path")
-    return start + (refined - start.detach())  # the value of the one, the gradient of the other
+    return start + (refined - start).detach()  # the value of the one, the gradient of the other
 
 
 def _succeeds(back: Callable[[Tensor], Tensor], z: Tensor) -> bool:
@@ -218,8 +229,8 @@ def invert_euler(
     stationary point attracts. Two further steps move nothing: they carry the derivatives of the implicit function.
     """
     with torch.no_grad():
-        x, factor = _minimise(gradient, hessian, value, y, step)
-    if not torch.is_grad_enabled():
+        x, factor = (found.detach() for found in _minimise(gradient, hessian, value, y, step))  # from tangents as well
+    if not (torch.is_grad_enabled() or forward_mode()):
         return x
     found = x
     for _ in range(2):  # two, so that second derivatives are right as well although the factor is held fixed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, flow_kl
 from tests.problems import Wave, check_message, gaussian, make_potential, rand, randn
 
 P = make_potential(3, 2)
@@ -175,6 +175,31 @@ MISTAKES = {
 
 def replaced(**fields):
     return dataclasses.replace(PATH, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound", "said"),
+    [
+        ({"z": PATH.z[:2]}, "marginal", r"path: got z of 2 samples and weights of 4, expected as many"),
+        (
+            {"z": PATH.z[:2], "weights": PATH.weights[:2]},
+            "marginal",
+            r"path.log_q: got shape \(4, 3\), expected \(2, 3\)",
+        ),
+        ({"log_q": PATH.log_q[:, :2]}, "marginal", r"path.log_q: got shape \(4, 2\), expected \(4, 3\)"),
+        (
+            {"z": PATH.z[:2], "weights": PATH.weights[:2], "log_q": PATH.log_q[:2]},
+            "initial",
+            r"path.q0: got shape \(4,\), expected \(2,\); cut or replace it together with path.z",
+        ),
+    ],
+)
+def test_what_is_cut_of_a_path_is_cut_of_all_of_it(fields, bound, said):
+    with pytest.raises(ValueError, match=said):
+        flow_kl(replaced(**fields), PRIOR, bound=bound)
+    if "q0" not in said:
+        with pytest.raises(ValueError, match=said):
+            HJConstraint(P)(replaced(**fields))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

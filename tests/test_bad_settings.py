@@ -174,6 +174,11 @@ MISTAKES = {
         ValueError,
         "prior.log_prob(path): got shape (4,), expected (4, 3)",
     ),
+    "a prior that is not a number": (
+        lambda: flow_kl(PATH, SimpleNamespace(log_prob=lambda path: path.z.sum(2) * math.nan)),
+        ValueError,
+        "prior.log_prob(path): got 12 nan in samples [0, 1, 2, 3], expected numbers",
+    ),
     "a prior that says nothing": (
         lambda: flow_kl(PATH, SimpleNamespace(log_prob=lambda path: None)),
         TypeError,

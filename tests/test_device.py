@@ -36,6 +36,7 @@ def autocast_is_switched_off_where_the_latents_are(monkeypatch):
 
     monkeypatch.setattr(torch, "autocast", autocast)
     monkeypatch.setattr(torch, "is_autocast_enabled", is_enabled)
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: True)
 
 
 class User(Opaque):
@@ -95,3 +96,12 @@ def test_kl_of_a_correlated_posterior_stays_where_it_is():
     q0 = MultivariateNormal(zeros(BATCH, DIM), torch.eye(DIM, dtype=torch.float64, device="meta"), validate_args=False)
     path = FlowPosterior(make_potential(False))(q0, 0, steps=STEPS)
     assert flow_kl(path, DiffusionPrior(NUM), bound="initial").device == path.z.device
+
+
+def test_a_device_that_knows_no_autocast_is_none_the_worse(monkeypatch):
+    """As "meta" is by itself, to find out shapes."""
+    monkeypatch.undo()
+    potential = Potential(DIM, NUM, device="meta", dtype=torch.float64)
+    q0 = Independent(Normal(zeros(BATCH, DIM), zeros(BATCH, DIM), validate_args=False), 1)
+    path = FlowPosterior(potential)(q0, 0, STEPS)
+    assert (path.log_q.shape, HJConstraint(potential)(path).shape) == ((BATCH, STEPS + 1), (BATCH,))

@@ -263,3 +263,47 @@ def test_an_ode_is_undone_as_well_as_its_solver_repeats_itself(method, rtol, ato
     z0 = randn(3, 4)
     back = flow.inverse(flow.transport(z0, 0, 1)[0][:, -1], 0, 1)
     assert (back - z0).norm(dim=1).max() < 1e-7
+
+
+@pytest.mark.parametrize("options", [{}, {"substeps": 2, "label": "start"}, {"solver": "rk4", "substeps": 4}])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_forward_mode_differentiates_what_reverse_mode_does(options, with_gradients):
+    """In latents and in parameters; and `torch.func.hessian`, forward over reverse."""
+    flow, z, along = FlowPosterior(make_potential(3, 2), **options), randn(4, 3), randn(4, 3, seed=1)
+    q0 = Independent(Normal(torch.zeros(4, 3).double(), 1.0, validate_args=False), 1)
+    parameters = dict(flow.named_parameters())
+    changes = {name: randn(*parameter.shape, seed=2) for name, parameter in parameters.items()}
+
+    def log_prob(parameters, z):
+        return torch.func.functional_call(flow, parameters, (z, q0, 1, 2), {"how": "log_prob"})
+
+    flow.forward = lambda z, q0, k, steps, how: FlowPosterior.log_prob(flow, z, q0, k, steps)
+    by_parameters, by_z = (
+        torch.autograd.functional.jacobian(
+            lambda z, *values: log_prob(dict(zip(parameters, values, strict=True)), z), (z, *parameters.values())
+        )[1:],
+        torch.autograd.functional.jacobian(lambda z: log_prob(parameters, z), z),
+    )
+    expected = (by_z * along).sum((1, 2))
+    for jacobian, change in zip(by_parameters, changes.values(), strict=True):
+        expected = expected + (jacobian * change).flatten(1).sum(1)
+    with torch.set_grad_enabled(with_gradients):
+        _, found = torch.func.jvp(log_prob, ({**parameters}, z), (changes, along))
+    close(found, expected)
+    if "solver" not in options and with_gradients:
+
+        def total(z):
+            return log_prob(parameters, z).sum()
+
+        close(torch.func.hessian(total)(z), torch.autograd.functional.hessian(total, z))
+
+
+def test_a_solver_without_gradients_is_refused_where_they_are_wanted():
+    flow, z = FlowPosterior(make_potential(3), solver="scipy_solver"), randn(4, 3)
+    for call in (flow.transport, flow.inverse):
+        with pytest.raises(ValueError, match=r"solver: got 'scipy_solver' where gradients are wanted, .*'dopri5'"):
+            call(z, 0, 2)
+        with torch.no_grad():
+            call(z, 0, 2)
+    end = flow.requires_grad_(False).transport(z, 0, 2)[0][:, -1]
+    close(flow.inverse(end, 0, 2), z, 1e-5)

@@ -214,7 +214,7 @@ def test_shared_weights_have_a_gradient_each():
 
 @pytest.mark.parametrize("form", ["heat", "particle"])
 def test_weights_of_other_samples_are_refused(form):
-    with pytest.raises(ValueError, match=r"path.weights: got those of 4 samples, expected 5 like path.z"):
+    with pytest.raises(ValueError, match=r"path: got z of 5 samples and weights of 4, expected as many"):
         DiffusionPrior(2, form=form).log_prob(path_of(randn(5, 4, 3), rand(4, 3, 2)))
 
 

@@ -268,6 +268,18 @@ def test_log_determinants_by_chunks_are_differentiated_as_they_were_made_whateve
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
+def test_chunks_are_differentiated_inside_of_transforms_as_well():
+    potential, z0 = make_potential(4), rand(5, 4)
+    whole, chunked = (FlowPosterior(potential, memory=memory) for memory in (None, 1))
+
+    def total(flow):
+        return lambda z0: flow.transport(z0, 0, 3)[1].sum()
+
+    for derivative in (torch.func.grad, torch.func.hessian):
+        found, expected = (derivative(total(flow))(z0) for flow in (chunked, whole))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
     potential, labels = make_potential(12, 3, hidden=4), torch.arange(6) % 3
     path = FlowPosterior(potential)(gaussian(6, 12), labels, steps=2)
