@@ -23,18 +23,15 @@ class Acting:
     times: Tensor  # 0, ..., T, (T+1,)
     state: State  # of these three, as they were
     constant: bool = False  # labels (B, T) that stay the same along the path
-    readable: bool = False  # which the host may read, and has found in range
 
     @classmethod
-    def noted(
-        cls, weights: Tensor, k: int | Tensor | None, times: Tensor, constant: bool = False, readable: bool = False
-    ) -> Acting:
+    def noted(cls, weights: Tensor, k: int | Tensor | None, times: Tensor, constant: bool = False) -> Acting:
         """With the state that they are in."""
-        return cls(weights, k, times, states(weights, k, times), constant, readable)
+        return cls(weights, k, times, states(weights, k, times), constant)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies are noted anew."""
-        return Acting.noted, (self.weights, self.k, self.times, self.constant, self.readable)
+        return Acting.noted, (self.weights, self.k, self.times, self.constant)
 
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
         """Whether this is what acts with these weights at these times, and nobody has written to it since.
@@ -78,14 +75,13 @@ def acting(
         row = z.new_zeros(num)
         row[k] = 1
         return Acting.noted(row.expand(z.shape[0], steps, num), k, times)
-    readable = labels_in_range("k", k, num)
-    if not readable:
+    if not labels_in_range("k", k, num):
         k = k.clamp(0, num - 1)  # taken on trust, not to crash
     one_hot = z.new_zeros(*k.shape, num).scatter(-1, k[..., None], 1)
     if k.ndim == 2:
         return Acting.noted(one_hot, k, times)
     weights, k = one_hot[:, None].expand(-1, steps, -1), k[:, None].expand(-1, steps)
-    return Acting.noted(weights, k, times, constant=True, readable=readable)
+    return Acting.noted(weights, k, times, constant=True)
 
 
 def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor:

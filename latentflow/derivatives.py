@@ -28,11 +28,7 @@ def first_derivatives(
 ) -> tuple[Tensor, Tensor]:
     """du/dt (..., K) and grad u (..., K, dim) of every potential, or of the labelled one alone with K = 1."""
     if has_closed_form(potential):
-        if not isinstance(k, Tensor):
-            return potential.first_derivatives(z, t, k)
-        rates, slopes = potential.first_derivatives(z, t)
-        index = k[..., None]
-        return rates.gather(-1, index), slopes.gather(-2, index[..., None].expand(*index.shape, z.shape[-1]))
+        return potential.first_derivatives(z, t, k)
     u, pull_back = torch.func.vjp(lambda a, b: _evaluate(potential, a, b), *rows(z, t))[:2]
     unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
     if k is None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from latentflow.compiler import one_operation
+from latentflow.validate import read
+from latentflow.written_out import transformed
 
 GROUP = 4  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 
@@ -25,6 +27,20 @@ class Groups(NamedTuple):
     networks: Tensor | None  # (G,), that of each group; None are all of them, a group each
     rows: Tensor  # (G, M), the sample in each row; padded rows repeat one of the same label
     place: Tensor  # (B,), where each sample lies among the G M rows
+
+
+def of_labels(labels: Tensor, num: int) -> int | Groups | None:
+    """For labels (N,) in range: read where that does not wait for a device, else sorted where they lie, if that is possible.
+
+    As a list: `torch.func` may wrap them, and has no memory to share.
+    """
+    on_host = labels.device.type == "cpu" and labels.shape[0] > 0
+    # A list of them all would tell make_fx nothing of where its numbers come from; a single one raises there.
+    readable = on_host and read(labels[0], Tensor.item) is not None
+    found = read(labels, Tensor.tolist) if readable else None  # before torch 2.12 not even that
+    if found is not None:
+        return of_read(found, num)
+    return None if transformed() else of_unread(labels, num)
 
 
 def of_read(labels: list[int], num: int) -> int | Groups:

@@ -10,8 +10,6 @@ from torch import Tensor
 from latentflow import groups
 from latentflow.acting import Acting
 from latentflow.stack import Choice
-from latentflow.validate import read
-from latentflow.written_out import transformed
 
 PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
 
@@ -111,14 +109,10 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     if labels is not None and num == 1:
         return Layout(0, None, None, None)
     if labels is not None and what.constant:
-        # Where reading does not wait for a device. As a list: torch.func may wrap them, and has no memory to share.
-        on_host = what.readable and labels.device.type == "cpu" and labels.shape[0] > 0
-        first = read(labels[:, 0], Tensor.tolist) if on_host else None  # before torch 2.12 not even that
-        if first is not None:
-            found = groups.of_read(first, num)
-            return Layout(found, None, None, None) if isinstance(found, int) else Layout(*found, None)
-        unread = None if transformed() else groups.of_unread(labels[:, 0], num)
-        if unread is not None:
-            return Layout(*unread, None)
+        found = groups.of_labels(labels[:, 0], num)
+        if isinstance(found, int):
+            return Layout(found, None, None, None)
+        if found is not None:
+            return Layout(*found, None)
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
     return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])

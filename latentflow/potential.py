@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentflow import closed_form
+from latentflow import closed_form, groups
+from latentflow.answers import Answers, rows_of, rows_of_branch
+from latentflow.groups import Groups
 from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import (
@@ -137,8 +139,8 @@ class Potential(nn.Module):
         """
         return self.first_derivatives(z, t)[1]
 
-    def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | None = None) -> tuple[Tensor, Tensor]:
-        """du/dt (..., K) and grad u (..., K, dim) of all potentials; with `k`, (..., 1) and (..., 1, dim) of that one.
+    def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """du/dt (..., K) and grad u (..., K, dim) of all potentials; with an index or labels (...) in `k`, K = 1: of those.
 
         Example:
             >>> import torch
@@ -148,8 +150,12 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.first_derivatives(z, t, 2)[0][:, 0], rates, atol=1e-5)
             True
         """
-        local, rate = self._local(z, t, None if k is None else index(k, self.num))
-        lead, num = z.shape[:-1], local.first.shape[0]
+        lead = z.shape[:-1]
+        if isinstance(k, Tensor):
+            said = self._said(z, t, k)
+            return said.rates((*lead, 1)), said.gradients((*lead, 1, self.dim))
+        local, rate, _ = self._local(z, t, None if k is None else index(k, self.num))
+        num = local.first.shape[0]
         gradients = local.gradients().transpose(0, 1)
         return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
 
@@ -164,8 +170,7 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.gradient(z, 1.0, weights), mixed, atol=1e-5)
             True
         """
-        local, weights = self._acting(z, t, active)
-        return closed_form.to_latents(local.networks, local.gradient_coefficient(), weights).reshape(z.shape)
+        return self._said(z, t, active).gradients(z.shape)
 
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad grad^T u^k, (..., dim, dim).
@@ -178,8 +183,8 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.hessian(z, 1.0, 2), truth, atol=1e-5)
             True
         """
-        local, weights = self._acting(z, t, active)
-        return local.curvature(weights, reduced=False).hessian().reshape(*z.shape, self.dim)
+        said = self._said(z, t, active)
+        return said.of_latents(said.local.curvature(said.weights, reduced=False).hessian(), (*z.shape, self.dim))
 
     def log_det(
         self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
@@ -195,9 +200,9 @@ class Potential(nn.Module):
             >>> torch.allclose(value, truth, atol=1e-5)
             True
         """
-        local, weights = self._acting(z, t, active)
-        value, folds = local.log_det(weights, substeps)
-        return value.reshape(z.shape[:-1]), folds.reshape(z.shape[:-1])
+        said = self._said(z, t, active)
+        value, folds = said.local.log_det(said.weights, substeps)
+        return said.of_latents(value, z.shape[:-1]), said.of_latents(folds, z.shape[:-1])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
         """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H.
@@ -213,10 +218,11 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.hessian_product(z, 1.0, 2, v), truth, atol=1e-5)
             True
         """
-        local, weights = self._acting(z, t, active)
+        said = self._said(z, t, active)
         require_shape("v", v, z.shape, "give each latent one direction")
-        along = closed_form.along_inputs(local.networks, v.reshape(1, -1, self.dim))
-        return closed_form.to_latents(local.networks, local.product_coefficient(along), weights).reshape(z.shape)
+        along = closed_form.along_inputs(said.local.networks, rows_of(v, said.groups))
+        product = closed_form.to_latents(said.local.networks, said.local.product_coefficient(along), said.weights)
+        return said.of_latents(product, z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k tr H^k, (...).
@@ -228,9 +234,8 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.laplacian(z, 1.0, 2), potential.hessian(z, 1.0, 2).trace(), atol=1e-5)
             True
         """
-        local, weights = self._acting(z, t, active)
-        trace = local.laplacian()
-        return (trace if weights is None else trace * weights.squeeze(-1)).sum(0).reshape(z.shape[:-1])
+        said = self._said(z, t, active)
+        return said.of_latents(said.mixed(said.local.laplacian()), z.shape[:-1])
 
     def stacked(self, k: Choice = None) -> tuple[Layers, closed_form.Networks]:
         """The parameters of the time branches and of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
@@ -269,22 +274,29 @@ class Potential(nn.Module):
         branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, self.hidden)
         return branch.expand(-1, *lead, -1).flatten(1, -2)
 
-    def _local(self, z: Tensor, t: Tensor | float, k: int | None) -> tuple[closed_form.Local, Tensor]:
-        """The networks at all latents in a row, and tau'(t)."""
+    def _local(
+        self, z: Tensor, t: Tensor | float, k: int | Groups | None
+    ) -> tuple[closed_form.Local, Tensor, Groups | None]:
+        """The networks at all latents in a row, or of groups at their own, and tau'(t)."""
         z, t = self.checked(z, t)
-        layers, networks = self.stacked(k)
+        found = k if isinstance(k, Groups) else None
+        layers, networks = self.stacked(k.networks if isinstance(k, Groups) else k)
         of_times = tau_and_rate(self.embedding(t), layers)
-        of_rows, rate = (self._for_rows(x, t, z.shape[:-1]) for x in of_times)
-        return closed_form.activate(networks, z.reshape(1, -1, self.dim), of_rows), rate
+        of_rows, rate = (rows_of_branch(self._for_rows(x, t, z.shape[:-1]), found) for x in of_times)
+        return closed_form.activate(networks, rows_of(z, found), of_rows), rate, found
 
-    def _acting(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> tuple[closed_form.Local, Tensor | None]:
-        """What one network says, and None; or what all of them say, and weights (K, N, 1), of a mixture or of labels."""
+    def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Answers:
+        """What one network says, or that of each label of its own latents, so that no other one acts; or all of a mixture."""
         self.check_latents(z)
-        rows = active_rows(active, z.shape[:-1], self.num)
-        if not isinstance(rows, Tensor):
-            return self._local(z, t, rows)[0], None
-        weights = rows if rows.is_floating_point() else F.one_hot(rows, self.num).to(self.input_weight.dtype)
-        return self._local(z, t, None)[0], weights.mT[..., None]
+        acts = active_rows(active, z.shape[:-1], self.num)
+        if not isinstance(acts, Tensor):
+            return Answers(*self._local(z, t, acts), None)
+        if not acts.is_floating_point():
+            found = None if torch.compiler.is_compiling() else groups.of_labels(acts, self.num)
+            if found is not None:
+                return Answers(*self._local(z, t, found), None)
+            acts = F.one_hot(acts, self.num).to(self.input_weight.dtype)
+        return Answers(*self._local(z, t, None), acts.mT[..., None])
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

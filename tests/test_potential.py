@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -69,11 +70,43 @@ def test_second_derivatives_are_autograds(potential, seed, time, mixed):
     close(potential.gradient(z, t, active), torch.einsum("bk,bkd->bd", weights, slopes))
 
 
+@given(potentials(), seeds, st.sampled_from([(), (4,), (3, 4)]))
+def test_labels_take_what_acts_and_nothing_of_what_does_not(potential, seed, shape):
+    """However uneven they are, at times of their own as at one: not even an overflow."""
+    z, t, v = randn(3, 4, potential.dim, seed=seed), rand(*shape, seed=seed), randn(3, 4, potential.dim, seed=seed + 1)
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(potential.num, size=(3, 4)))
+    weights = torch.nn.functional.one_hot(labels, potential.num).double()
+    weighed = [
+        potential.gradient(z, t, weights),
+        potential.hessian(z, t, weights),
+        potential.laplacian(z, t, weights),
+        potential.hessian_product(z, t, weights, v),
+        *potential.log_det(z, t, weights),
+        (potential.first_derivatives(z, t)[0] * weights).sum(-1),
+        (potential.first_derivatives(z, t)[1] * weights[..., None]).sum(-2),
+    ]
+    with torch.no_grad():
+        for parameter in potential.parameters():
+            parameter[[k for k in range(potential.num) if k not in labels]] = 1e200
+    rates, slopes = potential.first_derivatives(z, t, labels)
+    labelled = [
+        potential.gradient(z, t, labels),
+        potential.hessian(z, t, labels),
+        potential.laplacian(z, t, labels),
+        potential.hessian_product(z, t, labels, v),
+        *potential.log_det(z, t, labels),
+        rates.squeeze(-1),
+        slopes.squeeze(-2),
+    ]
+    for ours, truth in zip(labelled, weighed, strict=True):
+        close(ours.double(), truth.double())
+
+
 @given(potentials(), seeds)
 def test_reduced_hessian_has_the_same_spectrum(potential, seed):
     z, weights = randn(4, potential.dim, seed=seed), rand(4, potential.num, seed=seed)
-    full, (local, weighted) = potential.hessian(z, 1.0, weights), potential._acting(z, 1.0, weights)
-    (reduced,) = local.curvature(weighted, reduced=True).hessian()
+    full, said = potential.hessian(z, 1.0, weights), potential._said(z, 1.0, weights)
+    (reduced,) = said.local.curvature(said.weights, reduced=True).hessian()
     assert reduced.shape[-1] == min(potential.dim, potential.num * potential.hidden)
     zeros = torch.zeros(4, potential.dim - reduced.shape[-1], dtype=z.dtype)  # the directions left out do not bend
     spectrum = torch.cat((torch.linalg.eigvalsh(reduced), zeros), 1).sort(1).values
