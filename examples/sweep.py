@@ -1,6 +1,6 @@
 """Many runs of the MNIST example in one command that may be stopped and started again.
 
-readings: one change at a time from the default, for all that the paper leaves open or that a derivation reads differently.
+readings: one change at a time from the default, for most of what the paper leaves open or a derivation reads differently.
 
 seeds: the same settings, with labels and without, from several seeds.
 

@@ -209,7 +209,7 @@ class HJConstraint(nn.Module):
         if self.force is None:
             return left, None
         num = left.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
-        force = derivatives.values(self.force, z, t)
+        force = derivatives.values(self.force, z, t, "force")
         require(
             ~(force > 0),
             lambda: (

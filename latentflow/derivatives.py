@@ -3,8 +3,9 @@
 A user's module sees latents as rows, z (N, dim) with t (N,), and returns (N, K). Rows must not look at each other (no batch
 normalisation in training mode): the derivatives of one sample are read off a sum over all of them.
 
-Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). A label spares what does not act:
-neither its cost nor an overflow of an inactive potential reaches the result.
+Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). Of our own potentials,
+uncompiled and outside of vmap, a label spares what does not act: neither its cost nor an overflow of an inactive potential
+reaches the result. A user's module is asked for all its columns.
 """
 
 from __future__ import annotations
@@ -89,11 +90,11 @@ def laplacian(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | 
     return hessian(potential, z, t, active).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def values(module: nn.Module, z: Tensor, t: Tensor | float) -> Tensor:
+def values(module: nn.Module, z: Tensor, t: Tensor | float, name: str = "potential") -> Tensor:
     """u^k(z, t), or the forces, (..., K)."""
     if has_closed_form(module) or is_negative_square(module):
         return torch.as_tensor(module(z, t))
-    u = _evaluate(module, *rows(z, t))
+    u = _evaluate(module, *rows(z, t), name)
     return u.reshape(*z.shape[:-1], u.shape[-1])
 
 
@@ -204,16 +205,14 @@ def _mix(u: Tensor, active: int | Tensor, lead: tuple[int, ...]) -> Tensor:
     return u.gather(1, active[:, None]).squeeze(1)
 
 
-def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor) -> Tensor:
+def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor, name: str = "potential") -> Tensor:
     u = potential(rows, times)
     if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0] or u.shape[1] == 0:
         got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         raise ValueError(
-            f"potential(z, t): got {got} for z {tuple(rows.shape)} and t {tuple(times.shape)}, expected "
+            f"{name}(z, t): got {got} for z {tuple(rows.shape)} and t {tuple(times.shape)}, expected "
             f"({rows.shape[0]}, K); return one column for each potential, for example u.unsqueeze(-1)"
         )
     if not u.is_floating_point():
-        raise TypeError(
-            f"potential(z, t): got {u.dtype}, expected {rows.dtype} like z; what has no slope moves nothing"
-        )
+        raise TypeError(f"{name}(z, t): got {u.dtype}, expected {rows.dtype} like z; what has no slope moves nothing")
     return u

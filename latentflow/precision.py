@@ -14,9 +14,8 @@ from torch.distributions import Distribution
 
 def autocast_off(device: str) -> AbstractContextManager[object]:
     """Inside, everything is computed in the precision of its inputs."""
-    if torch.compiler.is_compiling():
-        return torch.autocast(device, enabled=False)
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    looked_at = not torch.compiler.is_compiling()
+    if looked_at and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return nullcontext()  # to enter autocast takes as long as two small operations
     return torch.autocast(device, enabled=False)
 

@@ -54,6 +54,8 @@ class DiffusionPrior(nn.Module):
         self.num = positive_integer("num", num)
         one_of("form", form, ("heat", "particle"))
         self.form = form
+        if isinstance(init, (list, tuple)):
+            raise TypeError(f"init: got {init!r}, expected a number or a tensor ({num},); use torch.tensor(init)")
         init = init if isinstance(init, Tensor) else number("init", init)
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype: got {dtype}, expected a floating dtype; D is learned")

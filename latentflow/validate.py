@@ -43,15 +43,18 @@ class validate_values:
     def __init__(self, enabled: bool) -> None:
         if not isinstance(enabled, bool):
             raise TypeError(f"enabled: got {enabled!r}, expected True or False; it stays so until it is told otherwise")
-        self._token = _VALUES_ARE_CHECKED.set(enabled)
+        self._enabled, self._tokens = enabled, [_VALUES_ARE_CHECKED.set(enabled)]
+        self._entered = False
 
     def __enter__(self) -> None:
-        return None
+        if self._entered:  # once more: the first time it was set when it was made
+            self._tokens.append(_VALUES_ARE_CHECKED.set(self._enabled))
+        self._entered = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _VALUES_ARE_CHECKED.reset(self._token)
+        _VALUES_ARE_CHECKED.reset(self._tokens.pop())
 
 
 def as_validated_now(function: Callable[..., Found]) -> Callable[..., Found]:

@@ -154,6 +154,16 @@ MISTAKES = {
         ValueError,
         "force: got dim=3, num=3, expected dim=3, num=2 like the potential",
     ),
+    "a force that forgets its columns": (
+        lambda: HJConstraint(WAVE, Returns(lambda z, t: -z[:, 0].square()))(PATH),
+        ValueError,
+        "force(z, t): got (8,) for z (8, 3) and t (8,), expected (8, K)",
+    ),
+    "a list of diffusions": (
+        lambda: DiffusionPrior(2, init=[0.1, 0.2]),
+        TypeError,
+        "init: got [0.1, 0.2], expected a number or a tensor (2,); use torch.tensor(init)",
+    ),
     "a force in another precision": (
         lambda: HJConstraint(P, NegativeForce(3, 2, dtype=torch.float32))(PATH),
         TypeError,

@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import latentflow
 from latentflow import FlowPosterior, HJConstraint, validate_values
+from latentflow.validate import may_read
 from tests.problems import Opaque, gaussian, make_potential, rand, randn
 
 P = make_potential(3, 2)
@@ -102,3 +103,17 @@ def test_nothing_is_read_on_the_way_back_either(potential):
         path = flow(q0, 0, steps=2)
         (hj(path).sum() + path.log_q.sum()).backward()
     assert "aten::_local_scalar_dense" not in {event.key for event in seen.key_averages()}
+
+
+def test_one_switch_serves_again_and_inside_of_itself():
+    with validate_values(True):
+        off = validate_values(False)
+        with off:
+            assert not may_read(torch.zeros(1))
+            with off:
+                assert not may_read(torch.zeros(1))
+            assert not may_read(torch.zeros(1))
+        assert may_read(torch.zeros(1))
+        with off:
+            assert not may_read(torch.zeros(1))
+        assert may_read(torch.zeros(1))

@@ -95,7 +95,7 @@ def check_potential(
         assert_residual(potential, *point, force=force)
 
     def second_derivatives(point: Point, data: st.DataObject) -> None:
-        active = _active(data.draw(acting(len(point[0]), num, 1), label="active"), len(point[0]))
+        active = _active(data.draw(acting(len(point[0]), num, 1), label="active"))
         assert_hessian(potential, *point, active)
         assert_smooth(potential, *point, active)
         assert_log_det(potential, *point, active)
@@ -115,7 +115,7 @@ def check_potential(
         assert_state(potential, many, moments)
 
 
-def _active(arguments: dict[str, int | Tensor], batch: int) -> int | Tensor:
+def _active(arguments: dict[str, int | Tensor]) -> int | Tensor:
     """What acts at a point: an index, labels (B,) or weights (B, K)."""
     what = next(iter(arguments.values()))
     if not isinstance(what, Tensor):

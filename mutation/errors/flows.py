@@ -115,7 +115,11 @@ ERRORS = (
         "return torch._C._len_torch_dispatch_stack() == 0",
         "return True",
     ),
-    _layout("labels that are not read pay for all networks", "if unread is not None:", "if False:"),
+    _groups(
+        "labels that are not read pay for all networks",
+        "return None if transformed() else of_unread(labels, num)",
+        "return None",
+    ),
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
     _stack("of a network in parts the first is learned from", "else x.sum(0, keepdim=True)", "else x[:1]"),
     _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),

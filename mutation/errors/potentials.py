@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import errors_in
+from .error import Error, errors_in
 
 _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
 _derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
@@ -76,8 +76,8 @@ ERRORS = (
     ),
     _potential(
         "the log-determinant of a substep is that of a whole step",
-        "local.log_det(weights, substeps)",
-        "local.log_det(weights)",
+        "said.local.log_det(said.weights, substeps)",
+        "said.local.log_det(said.weights)",
     ),
     _validate(
         "labels out of range are taken for others",
@@ -116,6 +116,13 @@ ERRORS = (
     ),
     _precision(
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
+    ),
+    Error(
+        "labels are answered in the order of their groups",
+        "latentflow/answers.py",
+        "x.index_select(0, self.groups.place)",
+        "x[: self.groups.place.shape[0]]",
+        ("potential",),
     ),
     _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
