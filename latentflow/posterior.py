@@ -190,7 +190,8 @@ class FlowPosterior(nn.Module):
         """A z_0 (B, dim) that `transport` carries to z_T (B, dim), with I + H positive definite at every step.
 
         The residual of every step is verified. Where the map is not injective there may be others; uniqueness is not
-        certified. Differentiable, twice with Euler and to first order with an ODE, in z_T and in the parameters.
+        certified. Differentiable in z_T and in the parameters, backwards and forwards: twice with Euler; once with an ODE, to
+        within the solver's own error.
 
         Raises:
             TypeError, ValueError: as `transport`.

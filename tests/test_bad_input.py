@@ -144,6 +144,11 @@ MISTAKES = {
         ValueError,
         "z, t: got shapes () and ()",
     ),
+    "weights for labels in the first derivatives": (
+        lambda: P.first_derivatives(Z, 1.0, rand(4, 2)),
+        TypeError,
+        "k: got torch.float64, expected an index or labels; weigh",
+    ),
     "residual of a list": (lambda: HJConstraint(P).residual([1.0], 1.0), TypeError, "z: got list"),
     "residual not finite": (
         lambda: HJConstraint(P).residual(spoiled(Z, 3), 1.0),
