@@ -153,7 +153,9 @@ class Potential(nn.Module):
         lead = z.shape[:-1]
         if isinstance(k, Tensor):
             if k.is_floating_point():  # the equation is quadratic: derivatives of a mixture are seldom what is meant
-                raise TypeError(f"k: got {k.dtype}, expected an index or labels; weigh what first_derivatives(z, t) gives")
+                raise TypeError(
+                    f"k: got {k.dtype}, expected an index or labels; weigh what first_derivatives(z, t) gives"
+                )
             said = self._said(z, t, k)
             return said.rates((*lead, 1)), said.gradients((*lead, 1, self.dim))
         local, rate, _ = self._local(z, t, None if k is None else index(k, self.num))
