@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latentflow.compiler import one_operation
-from latentflow.validate import read
+from latentflow.validate import may_read, read
 from latentflow.written_out import transformed
 
 GROUP = 4  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
@@ -34,7 +34,7 @@ def of_labels(labels: Tensor, num: int) -> int | Groups | None:
 
     As a list: `torch.func` may wrap them, and has no memory to share.
     """
-    on_host = labels.device.type == "cpu" and labels.shape[0] > 0
+    on_host = may_read(labels) and labels.device.type == "cpu" and labels.shape[0] > 0
     # A list of them all would tell make_fx nothing of where its numbers come from; a single one raises there.
     readable = on_host and read(labels[0], Tensor.item) is not None
     found = read(labels, Tensor.tolist) if readable else None  # before torch 2.12 not even that

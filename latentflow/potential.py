@@ -142,6 +142,10 @@ class Potential(nn.Module):
     def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """du/dt (..., K) and grad u (..., K, dim) of all potentials; with an index or labels (...) in `k`, K = 1: of those.
 
+        Raises:
+            TypeError: k is floating; and as `Potential`.
+            ValueError: as `Potential`.
+
         Example:
             >>> import torch
             >>> from latentflow import Potential
