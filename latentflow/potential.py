@@ -162,7 +162,7 @@ class Potential(nn.Module):
                 )
             said = self._said(z, t, k)
             return said.rates((*lead, 1)), said.gradients((*lead, 1, self.dim))
-        local, rate, _ = self._local(z, t, None if k is None else index(k, self.num))
+        local, rate = self._local(z, t, None if k is None else index(k, self.num))
         num = local.first.shape[0]
         gradients = local.gradients().transpose(0, 1)
         return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
@@ -282,29 +282,25 @@ class Potential(nn.Module):
         branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, self.hidden)
         return branch.expand(-1, *lead, -1).flatten(1, -2)
 
-    def _local(
-        self, z: Tensor, t: Tensor | float, k: int | Groups | None
-    ) -> tuple[closed_form.Local, Tensor, Groups | None]:
+    def _local(self, z: Tensor, t: Tensor | float, k: int | Groups | None) -> tuple[closed_form.Local, Tensor]:
         """The networks at all latents in a row, or of groups at their own, and tau'(t)."""
         z, t = self.checked(z, t)
         found = k if isinstance(k, Groups) else None
         layers, networks = self.stacked(k.networks if isinstance(k, Groups) else k)
         of_times = tau_and_rate(self.embedding(t), layers)
         of_rows, rate = (rows_of_branch(self._for_rows(x, t, z.shape[:-1]), found) for x in of_times)
-        return closed_form.activate(networks, rows_of(z, found), of_rows), rate, found
+        return closed_form.activate(networks, rows_of(z, found), of_rows), rate
 
     def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Answers:
         """What one network says, or that of each label of its own latents, so that no other one acts; or all of a mixture."""
         self.check_latents(z)
-        acts = active_rows(active, z.shape[:-1], self.num)
-        if not isinstance(acts, Tensor):
-            return Answers(*self._local(z, t, acts), None)
-        if not acts.is_floating_point():
+        acts: int | Tensor | Groups = active_rows(active, z.shape[:-1], self.num)
+        if isinstance(acts, Tensor) and not acts.is_floating_point():
             found = None if torch.compiler.is_compiling() else groups.of_labels(acts, self.num)
-            if found is not None:
-                return Answers(*self._local(z, t, found), None)
-            acts = F.one_hot(acts, self.num).to(self.input_weight.dtype)
-        return Answers(*self._local(z, t, None), acts.mT[..., None])
+            acts = F.one_hot(acts, self.num).to(self.input_weight.dtype) if found is None else found
+        if isinstance(acts, Tensor):
+            return Answers(*self._local(z, t, None), None, acts.mT[..., None])
+        return Answers(*self._local(z, t, acts), acts if isinstance(acts, Groups) else None, None)
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

@@ -204,7 +204,7 @@ def test_the_gradient_of_the_log_determinant_is_right_to_second_order_and_forwar
 @pytest.mark.parametrize("hidden", [2, 6])  # fewer and more than there are latents
 def test_the_gradient_of_a_curvature_is_right_to_second_order_and_forwards(weighted, bounded, hidden):
     potential = make_potential(3, 2, hidden, bounded=bounded, strength=1.0)
-    local, *_ = potential._local(0.3 * randn(4, 3), 1.0, None)
+    local, _ = potential._local(0.3 * randn(4, 3), 1.0, None)
     weights = rand(2, 4, 1) if weighted else None
     factors = [x.detach().requires_grad_() for x in local.curvature(weights, reduced=True)]
     assert not Curvature(*factors).log_det()[1].any()

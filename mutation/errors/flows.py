@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import errors_in
+from .error import Error, errors_in
 
 _solvers = errors_in("latentflow/solvers.py", "posterior", "solvers")
 _inverse = errors_in("latentflow/solvers.py", "inverse")
@@ -18,6 +18,41 @@ _traced = errors_in("latentflow/written_out.py", "layout")
 _finite = errors_in("latentflow/finite.py", "hard_cases")
 
 ERRORS = (
+    Error(
+        "an inverse is only half as precise without gradients",
+        "latentflow/solvers.py",
+        "return _to_within_rounding(gradient, hessian, y, x, residual, factor)",
+        "return x, factor",
+        ("inverse",),
+    ),
+    Error(
+        "an inverse carries the tangents of its search as well",
+        "latentflow/solvers.py",
+        "(found.detach() for found in _minimise(gradient, hessian, value, y, step))",
+        "(found for found in _minimise(gradient, hessian, value, y, step))",
+        ("inverse",),
+    ),
+    Error(
+        "the refinement of an ODE's inverse carries tangents",
+        "latentflow/solvers.py",
+        "start + (refined - start).detach()",
+        "start + (refined - start.detach())",
+        ("inverse",),
+    ),
+    Error(
+        "gradients are lost in a solver without any",
+        "latentflow/solvers.py",
+        'if solver == "scipy_solver" and wanted:',
+        "if False:",
+        ("inverse",),
+    ),
+    Error(
+        "the batch of a path's weights is not looked at",
+        "latentflow/path.py",
+        "if weights[0] not in (1, z[0]):",
+        "if False:",
+        ("bad_input", "prior"),
+    ),
     _inverse("the last step is taken wherever it leads", "taken = (info == 0) & (", "taken = (info == 0) | ("),
     _finite("what is singular gets a gradient", "folds is not None and not log_det.requires_grad", "folds is not None"),
     _solvers("off by one in t", 'offset = 1 if label == "end" else 0', 'offset = 0 if label == "end" else 1'),
