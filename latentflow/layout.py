@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from latentflow import groups
-from latentflow.acting import Acting
 from latentflow.stack import Choice
+
+if TYPE_CHECKING:  # which asks potentials, and these ask layouts
+    from latentflow.acting import Acting
 
 PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentflow import closed_form, groups
-from latentflow.answers import Answers, rows_of, rows_of_branch
+from latentflow.answers import Answers
 from latentflow.groups import Groups
+from latentflow.layout import Layout
 from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import (
@@ -162,7 +163,7 @@ class Potential(nn.Module):
                 )
             said = self._said(z, t, k)
             return said.rates((*lead, 1)), said.gradients((*lead, 1, self.dim))
-        local, rate = self._local(z, t, None if k is None else index(k, self.num))
+        local, rate = self._local(z, t, Layout(None if k is None else index(k, self.num), None, None, None))
         num = local.first.shape[0]
         gradients = local.gradients().transpose(0, 1)
         return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
@@ -228,7 +229,7 @@ class Potential(nn.Module):
         """
         said = self._said(z, t, active)
         require_shape("v", v, z.shape, "give each latent one direction")
-        along = closed_form.along_inputs(said.local.networks, rows_of(v, said.groups))
+        along = closed_form.along_inputs(said.local.networks, said.layout.spread(v.reshape(-1, self.dim)))
         product = closed_form.to_latents(said.local.networks, said.local.product_coefficient(along), said.weights)
         return said.of_latents(product, z.shape)
 
@@ -282,25 +283,33 @@ class Potential(nn.Module):
         branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, self.hidden)
         return branch.expand(-1, *lead, -1).flatten(1, -2)
 
-    def _local(self, z: Tensor, t: Tensor | float, k: int | Groups | None) -> tuple[closed_form.Local, Tensor]:
-        """The networks at all latents in a row, or of groups at their own, and tau'(t)."""
+    def _local(self, z: Tensor, t: Tensor | float, layout: Layout) -> tuple[closed_form.Local, Tensor]:
+        """The networks at the rows that they see of all latents, and tau'(t)."""
         z, t = self.checked(z, t)
-        found = k if isinstance(k, Groups) else None
-        layers, networks = self.stacked(k.networks if isinstance(k, Groups) else k)
-        of_times = tau_and_rate(self.embedding(t), layers)
-        of_rows, rate = (rows_of_branch(self._for_rows(x, t, z.shape[:-1]), found) for x in of_times)
-        return closed_form.activate(networks, rows_of(z, found), of_rows), rate
+        layers, networks = self.stacked(layout.k)
+        of_times = (self._for_rows(x, t, z.shape[:-1]) for x in tau_and_rate(self.embedding(t), layers))
+        if layout.rows is not None and t.numel() != 1:  # of all latents, each group keeps its own
+            own = layout.rows[..., None].expand(-1, -1, self.hidden)
+            of_times = (x.gather(1, own) for x in of_times)
+        of_rows, rate = of_times
+        return closed_form.activate(networks, layout.spread(z.reshape(-1, self.dim)), of_rows), rate
 
     def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Answers:
         """What one network says, or that of each label of its own latents, so that no other one acts; or all of a mixture."""
         self.check_latents(z)
-        acts: int | Tensor | Groups = active_rows(active, z.shape[:-1], self.num)
+        layout = self._layout(active_rows(active, z.shape[:-1], self.num))
+        return Answers(*self._local(z, t, layout), layout)
+
+    def _layout(self, acts: int | Tensor) -> Layout:
+        """For an index, labels (N,) or weights (N, K)."""
         if isinstance(acts, Tensor) and not acts.is_floating_point():
             found = None if torch.compiler.is_compiling() else groups.of_labels(acts, self.num)
+            if isinstance(found, Groups):
+                return Layout(*found, None)
             acts = F.one_hot(acts, self.num).to(self.input_weight.dtype) if found is None else found
         if isinstance(acts, Tensor):
-            return Answers(*self._local(z, t, None), None, acts.mT[..., None])
-        return Answers(*self._local(z, t, acts), acts if isinstance(acts, Groups) else None, None)
+            return Layout(None, None, None, acts.mT[:, None, :, None])
+        return Layout(acts, None, None, None)
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

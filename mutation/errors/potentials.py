@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import Error, errors_in
+from .error import errors_in
 
 _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
 _derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
@@ -117,12 +117,10 @@ ERRORS = (
     _precision(
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
     ),
-    Error(
-        "labels are answered in the order of their groups",
-        "latentflow/answers.py",
-        "x.index_select(0, self.groups.place)",
-        "x[: self.groups.place.shape[0]]",
-        ("potential",),
+    _potential(
+        "each group takes the times of the first latents",
+        "own = layout.rows[..., None]",
+        "own = torch.arange(layout.rows.numel()).view_as(layout.rows)[..., None].remainder(z.numel() // self.dim)",
     ),
     _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
