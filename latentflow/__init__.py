@@ -5,13 +5,13 @@ from importlib.metadata import PackageNotFoundError, version
 from latentflow import metrics
 from latentflow.constraint import HJConstraint
 from latentflow.force import NegativeForce
+from latentflow.inversion import FoldError
 from latentflow.objective import flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.potential import Potential
 from latentflow.prior import DiffusionPrior
 from latentflow.selector import GumbelSelector, categorical_kl
-from latentflow.solvers import FoldError
 from latentflow.validate import validate_values
 
 try:

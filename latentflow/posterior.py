@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import derivatives, logdet, solvers
+from latentflow import derivatives, inversion, logdet, solvers
 from latentflow.acting import Acting, acting
 from latentflow.derivatives import dimension, has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
@@ -211,7 +211,7 @@ class FlowPosterior(nn.Module):
             if self.solver != "euler":
                 solvers.require_a_graph(self.solver, z, self.potential)
                 for step in reversed(range(what.steps)):
-                    z = solvers.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
+                    z = inversion.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
                 return z
             times = self._times(what, z)
             for step in reversed(range(what.steps)):
@@ -330,6 +330,6 @@ class FlowPosterior(nn.Module):
         def scaled(derivative: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
             return lambda x: derivative(self.potential, x, t, active) / n
 
-        return solvers.invert_euler(
+        return inversion.invert_euler(
             scaled(derivatives.gradient), scaled(derivatives.hessian), scaled(derivatives.mixture), z, step
         )

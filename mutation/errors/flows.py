@@ -5,7 +5,7 @@ from __future__ import annotations
 from .error import Error, errors_in
 
 _solvers = errors_in("latentflow/solvers.py", "posterior", "solvers")
-_inverse = errors_in("latentflow/solvers.py", "inverse")
+_inverse = errors_in("latentflow/inversion.py", "inverse")
 _posterior = errors_in("latentflow/posterior.py", "logdet", "density", "posterior")
 _path = errors_in("latentflow/path.py", "logdet", "density", "posterior")
 _initial = errors_in("latentflow/initial.py", "posterior")
@@ -20,21 +20,21 @@ _finite = errors_in("latentflow/finite.py", "hard_cases")
 ERRORS = (
     Error(
         "an inverse is only half as precise without gradients",
-        "latentflow/solvers.py",
+        "latentflow/inversion.py",
         "return _to_within_rounding(gradient, hessian, y, x, residual, factor)",
         "return x, factor",
         ("inverse",),
     ),
     Error(
         "an inverse carries the tangents of its search as well",
-        "latentflow/solvers.py",
+        "latentflow/inversion.py",
         "(found.detach() for found in _minimise(gradient, hessian, value, y, step))",
         "(found for found in _minimise(gradient, hessian, value, y, step))",
         ("inverse",),
     ),
     Error(
         "the refinement of an ODE's inverse carries tangents",
-        "latentflow/solvers.py",
+        "latentflow/inversion.py",
         "start + (refined - start).detach()",
         "start + (refined - start.detach())",
         ("inverse",),
