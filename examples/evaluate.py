@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -109,7 +110,9 @@ def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dic
 
 def exact(flow: FlowPosterior) -> FlowPosterior:
     """The same flow with exact log-determinants: noise in them would inflate the bounds."""
-    return FlowPosterior(flow.potential, label=flow.label)
+    same = copy.copy(flow)
+    same.log_det = "exact"
+    return same
 
 
 def extrapolation(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, further: int) -> Tree:

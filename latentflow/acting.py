@@ -14,7 +14,7 @@ from latentflow.states import State, states
 from latentflow.validate import index, labels_in_range, positive_integer, require
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Acting:
     """What acts in each step, in the form that `derivatives` takes."""
 

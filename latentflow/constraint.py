@@ -12,7 +12,6 @@ from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
 from latentflow.force import NegativeForce
 from latentflow.path import LatentPath, check_path
-from latentflow.posterior import FlowPosterior
 from latentflow.potential import Potential
 from latentflow.precision import in_full_precision, without_autocast
 from latentflow.validate import number, one_of, require, require_finite, require_floating, require_generator
@@ -41,7 +40,7 @@ class HJConstraint(nn.Module):
 
     Raises:
         TypeError: potential or force is no such module, path is no `LatentPath`, latents are not floating, a price is no
-            number, or generator none.
+            number, or `generator` is something else than a torch.Generator.
         ValueError: force and potential disagree on K, a force is above 0, latents or the result are not finite, or an option
             is unknown.
 
@@ -71,8 +70,6 @@ class HJConstraint(nn.Module):
         label: str = "end",
     ) -> None:
         super().__init__()
-        if isinstance(potential, FlowPosterior):
-            raise TypeError("potential: got FlowPosterior, expected the potential that it follows; pass flow.potential")
         derivatives.require_potential(potential)
         if force is not None and (not isinstance(force, nn.Module) or isinstance(force, Potential)):
             raise TypeError(
@@ -125,9 +122,7 @@ class HJConstraint(nn.Module):
         Source: Song et al. 2023, eq. 13.
         """
         with without_autocast(z):
-            z = _latents(z)
-            derivatives.number_of_potentials(self.potential, z)  # which a module may get wrong
-            return require_finite_derivatives("residual", self._residual_and_force(z, t, None)[0])
+            return require_finite_derivatives("residual", self._residual_and_force(self._checked(z), t, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K).
@@ -147,7 +142,7 @@ class HJConstraint(nn.Module):
         Source: Song et al. 2023, eq. 14.
         """
         with without_autocast(z):
-            return require_finite_derivatives("initial", self._initial(_latents(z), None))
+            return require_finite_derivatives("initial", self._initial(self._checked(z), None))
 
     def forward(self, path: LatentPath, *, generator: torch.Generator | None = None) -> Tensor:
         """The penalty of each sample, (B,); `generator` draws the times where they are uniform."""
@@ -169,6 +164,12 @@ class HJConstraint(nn.Module):
                 )
             total = self._of_path(path, z, generator)
             return require_finite_derivatives("HJConstraint", total, by_sample=True)
+
+    def _checked(self, z: Tensor) -> Tensor:
+        z = _latents(z)
+        # Raises for what normalises batches or drops out, and where columns depend on the number of rows.
+        derivatives.number_of_potentials(self.potential, z)
+        return z
 
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""

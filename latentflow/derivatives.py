@@ -118,6 +118,9 @@ def require_potential(potential: object) -> None:
         raise TypeError(
             "potential: got NegativeForce, expected a potential; a force belongs into HJConstraint(potential, force)"
         )
+    if hasattr(potential, "transport"):
+        got = type(potential).__name__
+        raise TypeError(f"potential: got {got}, expected the potential that it follows; pass flow.potential")
 
 
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentflow import groups
 from latentflow.stack import Choice
@@ -27,9 +28,9 @@ class Layout:
     """
 
     k: Choice  # labels: a network for each group, or all K of them, a group each
-    rows: Tensor | None  # labels: (G, M), the sample in each row; padded rows repeat one of the same label
-    place: Tensor | None  # labels: (B,), where each sample lies among the G M rows
-    weights: Tensor | None  # mixture: (K, S, B, 1)
+    rows: Tensor | None = None  # labels: (G, M), the sample in each row; padded rows repeat one of the same label
+    place: Tensor | None = None  # labels: (B,), where each sample lies among the G M rows
+    weights: Tensor | None = None  # mixture: (K, S, B, 1)
 
     @property
     def weights_of_rows(self) -> Tensor | None:
@@ -108,14 +109,26 @@ def layout_of(what: Acting, dtype: torch.dtype, substeps: int = 1) -> Layout:
     """The cheapest layout for what acts in T steps of this many substeps."""
     labels, num = what.k, what.weights.shape[-1]
     if isinstance(labels, int):
-        return Layout(labels, None, None, None)
+        return Layout(labels)
     if labels is not None and num == 1:
-        return Layout(0, None, None, None)
+        return Layout(0)
     if labels is not None and what.constant:
         found = groups.of_labels(labels[:, 0], num)
         if isinstance(found, int):
-            return Layout(found, None, None, None)
+            return Layout(found)
         if found is not None:
-            return Layout(*found, None)
+            return Layout(*found)
     weights = what.weights.to(dtype).repeat_interleave(substeps, 1)
-    return Layout(None, None, None, weights.permute(2, 1, 0)[..., None])
+    return Layout(None, weights=weights.permute(2, 1, 0)[..., None])
+
+
+def layout_of_rows(acts: int | Tensor, num: int, dtype: torch.dtype) -> Layout:
+    """The cheapest layout for what acts on N latents: an index, labels (N,) or weights (N, K)."""
+    if isinstance(acts, Tensor) and not acts.is_floating_point():
+        found = None if torch.compiler.is_compiling() else groups.of_labels(acts, num)
+        if isinstance(found, groups.Groups):
+            return Layout(*found)
+        acts = F.one_hot(acts, num).to(dtype) if found is None else found
+    if isinstance(acts, Tensor):
+        return Layout(None, weights=acts.mT[:, None, :, None])
+    return Layout(acts)

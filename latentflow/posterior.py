@@ -63,7 +63,7 @@ class FlowPosterior(nn.Module):
 
     Raises:
         TypeError: the potential is no module, a `NegativeForce` or a flow itself, the solver no string, its options no dict,
-            substeps or memory no ints.
+            or substeps or memory is no int.
         ValueError: an option is unknown, options contradict each other, or `memory` is given where it cannot be kept.
 
     Example:
@@ -91,8 +91,6 @@ class FlowPosterior(nn.Module):
         memory: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(potential, FlowPosterior):
-            raise TypeError("potential: got FlowPosterior, expected the potential that it follows; pass flow.potential")
         derivatives.require_potential(potential)
         one_of("log_det", log_det, LOG_DETS)
         one_of("label", label, ("end", "start"))
@@ -130,7 +128,8 @@ class FlowPosterior(nn.Module):
             generator: draws z_0 and Hutchinson's probes reproducibly.
 
         Raises:
-            TypeError: a floating k, integer weights, q0 is no distribution, or generator none.
+            TypeError: a floating k, integer weights, q0 is no distribution, or `generator` is something else than a
+                torch.Generator.
             ValueError: shapes or values that do not fit; each message says got, expected and the fix.
         """
         q0 = checked(q0, dimension(self.potential))
@@ -163,7 +162,8 @@ class FlowPosterior(nn.Module):
             The path (B, T+1, dim), z0 first, and the log-determinants (B, T), or None in their place.
 
         Raises:
-            TypeError: z0 or weights are not floating, k is not integer, steps is no int, or generator is none.
+            TypeError: z0 or weights are not floating, k is not integer, steps is no int, or `generator` is something
+                else than a torch.Generator.
             ValueError: shapes or values do not fit, or latents or log-determinants are not finite.
 
         Example:

@@ -6,21 +6,19 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from latentflow import closed_form, groups
+from latentflow import closed_form
 from latentflow.answers import Answers
-from latentflow.groups import Groups
-from latentflow.layout import Layout
+from latentflow.layout import Layout, layout_of_rows
 from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
 from latentflow.validate import (
     active_rows,
     as_times,
     broadcasts,
-    index,
     positive_integer,
     require_floating,
+    require_floating_dtype,
     require_shape,
 )
 from latentflow.values import values
@@ -80,8 +78,7 @@ class Potential(nn.Module):
         self.hidden = max(dim, 16) if hidden is None else positive_integer("hidden", hidden)
         self.bounded = bool(bounded)
         width = max(4, self.hidden + self.hidden % 2)  # of the time embedding: even, and two frequencies at least
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype: got {dtype}, expected a floating dtype; use torch.float32 or torch.float64")
+        require_floating_dtype(dtype, "use torch.float32 or torch.float64")
 
         def stacked(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(self.num, *shape, device=device, dtype=dtype))
@@ -155,18 +152,15 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.first_derivatives(z, t, 2)[0][:, 0], rates, atol=1e-5)
             True
         """
-        lead = z.shape[:-1]
-        if isinstance(k, Tensor):
-            if k.is_floating_point():  # the equation is quadratic: derivatives of a mixture are seldom what is meant
-                raise TypeError(
-                    f"k: got {k.dtype}, expected an index or labels; weigh what first_derivatives(z, t) gives"
-                )
-            said = self._said(z, t, k)
-            return said.rates((*lead, 1)), said.gradients((*lead, 1, self.dim))
-        local, rate = self._local(z, t, Layout(None if k is None else index(k, self.num), None, None, None))
-        num = local.first.shape[0]
-        gradients = local.gradients().transpose(0, 1)
-        return local.time_derivative(rate).mT.reshape(*lead, num), gradients.reshape(*lead, num, self.dim)
+        if isinstance(k, Tensor) and k.is_floating_point():
+            # The equation is quadratic: derivatives of a mixture are seldom what is meant.
+            raise TypeError(f"k: got {k.dtype}, expected an index or labels; weigh what first_derivatives(z, t) gives")
+        if k is not None:
+            said = self._said(z, t, k, "k")
+            return said.rates((*z.shape[:-1], 1)), said.gradients((*z.shape[:-1], 1, self.dim))
+        local, rate = self._local(z, t, Layout(None))
+        gradients, shape = local.gradients().transpose(0, 1), (*z.shape[:-1], self.num)
+        return local.time_derivative(rate).mT.reshape(shape), gradients.reshape(*shape, self.dim)
 
     def gradient(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K).
@@ -200,6 +194,10 @@ class Potential(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         r""":math:`\log\lvert\det(I + H / n)\rvert` and whether the step folds, (...) each; n is `substeps`.
 
+        Raises:
+            TypeError: substeps is no int; and as `Potential`.
+            ValueError: it is below 1; and as `Potential`.
+
         Example:
             >>> import torch
             >>> from latentflow import Potential
@@ -209,7 +207,7 @@ class Potential(nn.Module):
             >>> torch.allclose(value, truth, atol=1e-5)
             True
         """
-        said = self._said(z, t, active)
+        said, substeps = self._said(z, t, active), positive_integer("substeps", substeps)
         value, folds = said.local.log_det(said.weights, substeps)
         return said.of_latents(value, z.shape[:-1]), said.of_latents(folds, z.shape[:-1])
 
@@ -294,22 +292,12 @@ class Potential(nn.Module):
         of_rows, rate = of_times
         return closed_form.activate(networks, layout.spread(z.reshape(-1, self.dim)), of_rows), rate
 
-    def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Answers:
+    def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor, name: str = "active") -> Answers:
         """What one network says, or that of each label of its own latents, so that no other one acts; or all of a mixture."""
         self.check_latents(z)
-        layout = self._layout(active_rows(active, z.shape[:-1], self.num))
+        acts = active_rows(active, z.shape[:-1], self.num, name)
+        layout = layout_of_rows(acts, self.num, self.input_weight.dtype)
         return Answers(*self._local(z, t, layout), layout)
-
-    def _layout(self, acts: int | Tensor) -> Layout:
-        """For an index, labels (N,) or weights (N, K)."""
-        if isinstance(acts, Tensor) and not acts.is_floating_point():
-            found = None if torch.compiler.is_compiling() else groups.of_labels(acts, self.num)
-            if isinstance(found, Groups):
-                return Layout(*found, None)
-            acts = F.one_hot(acts, self.num).to(self.input_weight.dtype) if found is None else found
-        if isinstance(acts, Tensor):
-            return Layout(None, None, None, acts.mT[:, None, :, None])
-        return Layout(acts, None, None, None)
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

@@ -9,7 +9,16 @@ from latentflow import heat
 from latentflow.compiler import one_operation
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import autocast_off
-from latentflow.validate import number, one_of, positive_integer, require, require_finite, sum_is_finite
+from latentflow.validate import (
+    number,
+    one_of,
+    positive_integer,
+    require,
+    require_finite,
+    require_floating,
+    require_floating_dtype,
+    sum_is_finite,
+)
 
 
 class DiffusionPrior(nn.Module):
@@ -57,8 +66,7 @@ class DiffusionPrior(nn.Module):
         if isinstance(init, (list, tuple)):
             raise TypeError(f"init: got {init!r}, expected a number or a tensor ({num},); use torch.tensor(init)")
         init = init if isinstance(init, Tensor) else number("init", init)
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype: got {dtype}, expected a floating dtype; D is learned")
+        require_floating_dtype(dtype, "D is learned")
         start = torch.as_tensor(init, dtype=dtype or torch.get_default_dtype(), device=device)
         if start.shape not in ((), (num,)):
             raise ValueError(
@@ -88,7 +96,8 @@ class DiffusionPrior(nn.Module):
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K), in squared latent units.
 
         Raises:
-            ValueError: weights are not (B, T, K) with the K of the prior, or negative.
+            TypeError: weights are not floating.
+            ValueError: they are not (B, T, K) with the K of the prior, or negative.
 
         Example:
             >>> import torch
@@ -96,6 +105,7 @@ class DiffusionPrior(nn.Module):
             >>> DiffusionPrior(init=0.5).variance(torch.ones(1, 3, 1)).tolist()
             [[1.0, 2.0, 3.0, 4.0]]
         """
+        require_floating("weights", weights, "convert with .to(torch.float32)")
         self._check("weights", weights)
         fix = "no time runs backwards in a diffusion"
         require(weights >= 0, lambda: f"weights: got values from {weights.min():.3g}, expected at least 0; {fix}")

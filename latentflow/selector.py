@@ -14,6 +14,7 @@ from latentflow.validate import (
     positive_integer,
     require_finite,
     require_floating,
+    require_floating_dtype,
     require_generator,
     require_integer,
 )
@@ -39,7 +40,7 @@ class GumbelSelector(nn.Module):
 
     Raises:
         TypeError: num is no int, the classifier no module or returns no floating tensor, the schedule is of no numbers, the
-            dtype is not floating, or generator is none.
+            dtype is not floating, or `generator` is something else than a torch.Generator.
         ValueError: the classifier returns another shape or non-finite logits, or the schedule is not positive.
 
     Example:
@@ -81,8 +82,7 @@ class GumbelSelector(nn.Module):
                 "rate >= 0; the temperature falls from start to minimum"
             )
         self.start, self.minimum, self.rate = start, minimum, rate
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype: got {dtype}, expected a floating dtype; the temperature falls")
+        require_floating_dtype(dtype, "the temperature falls")
         # State: saved, restored and resumed.
         self.register_buffer("temperature", torch.tensor(self.start, device=device, dtype=dtype))
 
@@ -122,8 +122,8 @@ class GumbelSelector(nn.Module):
             require_finite("classifier(x)", logits, "look for exploding weights or bad input")
             if not self.training:
                 return _one_hot(logits), logits
-            uniform_exponential = torch.empty_like(logits).exponential_(generator=generator)
-            gumbel = -uniform_exponential.clamp_min(torch.finfo(logits.dtype).tiny).log()
+            exponential = torch.empty_like(logits).exponential_(generator=generator)
+            gumbel = -exponential.clamp_min(torch.finfo(logits.dtype).tiny).log()
             scores = logits + gumbel
             scores = scores - scores.amax(-1, keepdim=True)  # or a small temperature would overflow large logits
             soft = (scores / self.temperature.to(logits.dtype)).softmax(-1)

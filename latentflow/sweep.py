@@ -61,7 +61,7 @@ class Start(NamedTuple):
     weights: Tensor | None  # (G, S, M, 1), how strongly each network moves the shared rows; None without a mixture
     probe: Tensor | None  # for the estimate of the log-determinants, (1 or G, S M, d)
     sinusoid: Tensor  # the embedding of time 0 and of every step, (S+1, width), which gets no gradient
-    rotated: Tensor  # its rate at every step, (S, width); (0, width) where the left-hand side is not asked for
+    sinusoid_rate: Tensor  # its rate at every step, (S, width); (0, width) where the left-hand side is not asked for
 
 
 class Inputs(NamedTuple):
@@ -126,18 +126,18 @@ class _Found(NamedTuple):
 
 
 def _evaluate(inputs: Inputs) -> tuple[Sweep, _Found]:
-    (latents, _, _, weights, probe, sinusoid, rotated), layers, networks, _, parts, substeps = inputs
+    (latents, _, _, weights, probe, sinusoid, sinusoid_rate), layers, networks, _, parts, substeps = inputs
     layout, matrices = inputs.layout, Matrices.of(networks)
     rows = layout.spread(latents, parts)
     size = rows.shape[1]
-    tau, rate, of_time = time_branch.evaluate(sinusoid, rotated, layers)
+    tau, rate, of_time = time_branch.evaluate(sinusoid, sinusoid_rate, layers)
     tau, rate = in_parts((tau, rate), parts)
     found = trajectory.follow(networks, matrices.weighted, rows, tau, weights, substeps)
     first, second, back, coefficient, value = _from_step_1(found, size)
     path = found.path(rows, tau.shape[1] - 1)
     starts, each, left, log_det, way = None, None, None, None, None
     squared = (found.gradients if weights is None else found.gradients[:, :size]).square().sum(-1)
-    if rotated.shape[0] > 0:
+    if sinusoid_rate.shape[0] > 0:
         if weights is not None:  # what moves a mixture does not tell of each network
             each = torch.bmm(coefficient if value is None else slope_of(value) * coefficient, networks.input_weight)
         # A copy, whose gradient needs no padding to that of the path.

@@ -69,10 +69,10 @@ def tau(embedding: Embedding, layers: Layers) -> Tensor:
     return tau
 
 
-def evaluate(sinusoid: Tensor, rotated: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
+def evaluate(sinusoid: Tensor, sinusoid_rate: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
     """Tau of S times, tau' of the last R of them, and what `adjoint` takes, for their embedding, (S, width) and (R, width)."""
-    count, rated = sinusoid.shape[0], rotated.shape[0]
-    rows = torch.cat((sinusoid, rotated)) if rated else sinusoid
+    count, rated = sinusoid.shape[0], sinusoid_rate.shape[0]
+    rows = torch.cat((sinusoid, sinusoid_rate)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)
     # Literals, for 1 / sqrt(2) and 2 / sqrt(pi): within an autograd function torch.compile takes no names of numbers.
     pre = torch.add(along[:, :count], layers.bias_in[:, None], alpha=0.7071067811865476)
@@ -137,8 +137,8 @@ def _stretched(values: Tensor, stretch: Tensor, rates: Tensor, excess: Tensor, b
     return both
 
 
-def _forward(sinusoid: Tensor, rotated: Tensor, *layers: Tensor) -> Any:
-    tau, rate, parts = evaluate(sinusoid, rotated, Layers(*layers))
+def _forward(sinusoid: Tensor, sinusoid_rate: Tensor, *layers: Tensor) -> Any:
+    tau, rate, parts = evaluate(sinusoid, sinusoid_rate, Layers(*layers))
     return (tau, rate), parts
 
 

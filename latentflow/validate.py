@@ -122,6 +122,12 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
     return x
 
 
+def require_floating_dtype(dtype: torch.dtype | None, why: str) -> None:
+    """Raise unless parameters can be made of it; None is the default."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype: got {dtype}, expected a floating dtype; {why}")
+
+
 def number(name: str, x: object) -> float:
     """Return `x` as a float if it is a number, else raise TypeError."""
     if not isinstance(x, Real) or isinstance(x, bool):
@@ -174,7 +180,7 @@ def labels_in_range(name: str, labels: Tensor, num: int) -> bool:
     return True
 
 
-def active_rows(active: object, lead: Sequence[int], num: int) -> int | Tensor:
+def active_rows(active: object, lead: Sequence[int], num: int, name: str = "active") -> int | Tensor:
     """What acts on latents of shape `lead`, N in all: an index as it is, labels as (N,), weights as (N, K).
 
     Labels and weights may broadcast to the latents. Raises where they do not; and where labels are out of range, on the CPU
@@ -184,20 +190,20 @@ def active_rows(active: object, lead: Sequence[int], num: int) -> int | Tensor:
         return index(operator.index(active), num)
     if not isinstance(active, Tensor) or active.dtype == torch.bool or active.is_complex():
         got = f"a tensor of {active.dtype}" if isinstance(active, Tensor) else f"{active!r} ({type(active).__name__})"
-        raise TypeError(f"active: got {got}, expected an index, labels or weights; use .long() or .float() of a tensor")
+        raise TypeError(f"{name}: got {got}, expected an index, labels or weights; use .long() or .float() of a tensor")
     weighted = active.is_floating_point()
     shape = (*lead, num) if weighted else tuple(lead)
     if active.shape != shape:
         if not broadcasts(active.shape, shape) or (weighted and active.shape[-1:] != (num,)):
             kind, fix = ("weights", "a weight for each potential") if weighted else ("labels", "one label")
             raise ValueError(
-                f"active: got {kind} of shape {tuple(active.shape)}, expected {shape}; give each latent {fix}"
+                f"{name}: got {kind} of shape {tuple(active.shape)}, expected {shape}; give each latent {fix}"
             )
         active = active.expand(shape)
     if weighted:
         return active.reshape(-1, num)
     if active.device.type == "cpu":  # elsewhere to look would wait for the device
-        labels_in_range("active", active, num)
+        labels_in_range(name, active, num)
     return active.reshape(-1).long()
 
 

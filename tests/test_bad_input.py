@@ -149,6 +149,28 @@ MISTAKES = {
         TypeError,
         "k: got torch.float64, expected an index or labels; weigh",
     ),
+    "a switch for an index in the first derivatives": (
+        lambda: P.first_derivatives(Z, 1.0, True),
+        TypeError,
+        "k: got True (bool), expected an index, labels",
+    ),
+    "a name for an index in the first derivatives": (
+        lambda: P.first_derivatives(Z, 1.0, "x"),
+        TypeError,
+        "k: got 'x' (str), expected an index, labels",
+    ),
+    "first derivatives at a list": (lambda: P.first_derivatives([1.0], 1.0), TypeError, "z: got list"),
+    "no substeps in a log-determinant": (
+        lambda: P.log_det(Z, 1.0, 0, substeps=0),
+        ValueError,
+        "substeps: got 0, expected at least 1",
+    ),
+    "integer weights of a variance": (
+        lambda: PRIOR.variance(torch.ones(4, 2, 2, dtype=torch.int64)),
+        TypeError,
+        "weights: got dtype torch.int64, expected a floating dtype",
+    ),
+    "listed weights of a variance": (lambda: PRIOR.variance([[[1.0, 0.0]]]), TypeError, "weights: got list"),
     "residual of a list": (lambda: HJConstraint(P).residual([1.0], 1.0), TypeError, "z: got list"),
     "residual not finite": (
         lambda: HJConstraint(P).residual(spoiled(Z, 3), 1.0),

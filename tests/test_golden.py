@@ -1,5 +1,6 @@
 """A checkpoint of an earlier version still loads, and still means the same numbers, in every dtype."""
 
+import json
 import re
 from pathlib import Path
 
@@ -102,5 +103,8 @@ def test_what_is_written_is_what_is_committed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(command, "CHECKPOINT", tmp_path / "model.safetensors")
     monkeypatch.setattr(command, "VALUES", tmp_path / "values.json")
     command.write()
+    written = json.loads((tmp_path / "values.json").read_text())
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in written.items()}
+    assert differences(values, known(), TOLERANCE[torch.float64]) == []
     assert load_file(tmp_path / "model.safetensors").keys() == load_file(CHECKPOINT).keys()
     assert Model().state_dict().keys() > load_file(CHECKPOINT).keys(), "the shared potential is stored once"

@@ -344,5 +344,5 @@ def test_a_parametrised_network_is_that_of_the_path():
 @pytest.mark.parametrize("weights", [None, torch.ones(1, 2, 3, 1)])
 def test_an_initial_term_that_is_left_out_may_overflow(weights):
     left, at_0, starts = torch.zeros(1, 6), torch.full((1, 3), torch.inf), torch.zeros(1, 2, 3, 2)
-    layout = Layout(None, None, None, weights)
+    layout = Layout(None, weights=weights)
     assert (penalty(layout, left, at_0, starts, None, price=0.0, factor=0.0) == 0).all()

@@ -66,13 +66,21 @@ def test_potentials_that_are_no_functions_of_one_latent_are_refused_until_they_a
             return self.layer(z).square().sum(-1, keepdim=True)
 
     potential, z0 = Layered(), torch.randn(4, 3)
-    for ask in (lambda: FlowPosterior(potential).transport(z0, 0, 2), lambda: FlowPosterior(potential)(Q0, 0, 2)):
+    flow, hj = FlowPosterior(potential), HJConstraint(potential)
+    asked = (
+        lambda: flow.transport(z0, 0, 2),
+        lambda: flow(Q0, 0, 2),
+        lambda: hj.residual(z0, 1.0),
+        lambda: hj.initial(z0),
+    )
+    for ask in asked:
         with pytest.raises(
             ValueError, match=rf"got {type(layer).__name__} in training mode, expected .*call .eval\(\)"
         ):
             ask()
     layer.eval()
-    FlowPosterior(potential).transport(z0, 0, 2)
+    flow.transport(z0, 0, 2)
+    hj.initial(z0)
 
 
 def test_batches_normalised_by_themselves_are_refused_for_good():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from latentflow import heat
 from latentflow.initial import log_prob
 from latentflow.objective import PathPrior, check_prior, excess_of_frames, flow_kl
 from latentflow.path import LatentPath
@@ -89,7 +90,7 @@ def importance_weighted_bound(
     log_weights = []
     for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator):
         z0 = path.z[:, 0]
-        log_prior = -0.5 * (z0.square() + math.log(2 * math.pi)).sum(1)
+        log_prior = heat.log_normal(z0, torch.ones_like(z0[:, 0]))
         log_weights.append(of_frames.sum(1) + log_prior - log_prob(path.q0, z0))
     return _log_of_mean(log_weights)
 
