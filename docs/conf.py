@@ -12,9 +12,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, (sys.path[0], os.environ.get("PYTHONPATH")))
-)  # of the notebooks
+# Of the notebooks.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors everywhere: threads would only wait for each other
 

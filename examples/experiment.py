@@ -56,7 +56,7 @@ class Settings(train.Run, models.Model):
     """evaluate on this many held-out images only (all, if left out); for short runs"""
     variation_pairs: int = 0
     """pairs of decoded images for variation predictability, as many of each transformation; 0 does not measure it. 1,200 take
-    about ten minutes on two cores"""
+    minutes"""
 
     def __post_init__(self) -> None:
         train.Run.__post_init__(self)

@@ -2,7 +2,7 @@
 
 Without options: on the 1,797 digits of scikit-learn, nothing to download.
 
---preset cpu: real MNIST, in ten minutes or so on two cores. gpu: wider. paper: the published networks and terms.
+--preset cpu: real MNIST, in half an hour or so on two cores. gpu: wider. paper: the published networks and terms.
 
 --supervision none: which transformation it is, is inferred from the sequence.
 """

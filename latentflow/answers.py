@@ -23,11 +23,11 @@ class Answers(NamedTuple):
         return self.layout.weights_of_rows
 
     def mixed(self, x: Tensor) -> Tensor:
-        """X (G, M) of each network as that of what acts."""
+        """x (G, M) of each network as that of what acts."""
         return x if self.weights is None else (x * self.weights.squeeze(-1)).sum(0, keepdim=True)
 
     def of_latents(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """X (G, M, ...), or of a mixture (1, N, ...), in the order of the latents."""
+        """x (G, M, ...), or of a mixture (1, N, ...), in the order of the latents."""
         return self.layout.samples(x).reshape(shape)
 
     def rates(self, shape: tuple[int, ...]) -> Tensor:
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
         return self.of_latents(self.mixed(self.local.time_derivative(self.rate)), shape)
 
     def gradients(self, shape: tuple[int, ...]) -> Tensor:
-        """Grad u."""
+        """grad u."""
         local = self.local
         return self.of_latents(
             closed_form.to_latents(local.networks, local.gradient_coefficient(), self.weights), shape

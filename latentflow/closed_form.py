@@ -99,7 +99,7 @@ class Local:
         return self.coefficient if self.slope is None else self.slope * self.coefficient
 
     def gradients(self) -> Tensor:
-        """Grad u of every network, (G, N, d)."""
+        """grad u of every network, (G, N, d)."""
         return torch.bmm(self.gradient_coefficient(), self.networks.input_weight)
 
     def time_derivative(self, rate: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class Local:
         return Curvature(layers, outer, basis.flatten(0, 1)[None], inner)
 
     def log_det(self, weights: Tensor | None, substeps: int = 1) -> tuple[Tensor, Tensor]:
-        """Log |det(I + H / n)| and the folds, (R, N) each, for the H of `curvature`."""
+        """log |det(I + H / n)| and the folds, (R, N) each, for the H of `curvature`."""
         smaller = self._spanned(weights is not None) < self.networks.input_weight.shape[-1]
         reduced = smaller and not transformed()
         value, folds = self.curvature(weights, reduced=reduced, substeps=substeps).log_det()
@@ -148,7 +148,7 @@ class Local:
         return slope * coefficient + bend * (self.coefficient * along).sum(-1, keepdim=True) * self.coefficient
 
     def laplacian(self) -> Tensor:
-        """Tr H, (G, N)."""
+        """tr H, (G, N)."""
         weight = self.networks.input_weight
         inner, outer = self._curvatures()
         trace = (outer * self._layers(weight).square().sum(-1)).sum(-1)

@@ -3,9 +3,9 @@
 A user's module sees latents as rows, z (N, dim) with t (N,), and returns (N, K). Rows must not look at each other (no batch
 normalisation in training mode): the derivatives of one sample are read off a sum over all of them.
 
-Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). Of our own potentials,
-uncompiled and outside of vmap, a label spares what does not act: neither its cost nor an overflow of an inactive potential
-reaches the result. A user's module is asked for all its columns.
+Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). Uncompiled
+and outside of vmap, those of our own potentials that a label leaves out are not evaluated: they cost nothing, and their
+overflow cannot reach the result. A user's module is asked for all its columns.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def hessian(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Te
 def log_det(
     potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Log |det(I + H / substeps)| and the folds, (...) each, for the H that `hessian` gives."""
+    """log |det(I + H / substeps)| and the folds, (...) each, for the H that `hessian` gives."""
     if has_closed_form(potential):
         return potential.log_det(z, t, active, substeps=substeps)
     return logdet.exact(hessian(potential, z, t, active) / substeps)
@@ -176,7 +176,7 @@ def _is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def rows(z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Z (..., dim) as (N, dim), and t, which broadcasts to (...), as (N,), of z's dtype and device."""
+    """z (..., dim) as (N, dim), and t, which broadcasts to (...), as (N,), of z's dtype and device."""
     require_floating("z", z, "pass latents")
     times = as_times(t, z)
     lead = z.shape[:-1]

@@ -45,5 +45,5 @@ def adjoint(back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor) -
 
 
 def _by_step(x: Tensor, rate: Tensor) -> Tensor:
-    """X (G, S M, n) as (G, S, M, n)."""
+    """x (G, S M, n) as (G, S, M, n)."""
     return x.reshape(*rate.shape[:2], x.shape[1] // max(1, rate.shape[1]), x.shape[2])

@@ -45,6 +45,6 @@ def coefficient_of_product(
 
 
 def curvature_of_output(value: Tensor) -> tuple[Tensor, Tensor]:
-    """U' and u'' of the output tanh, from its value u."""
+    """u' and u'' of the output tanh, from its value u."""
     slope = slope_of(value)
     return slope, -2 * value * slope

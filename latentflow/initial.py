@@ -46,8 +46,8 @@ def checked(q0: object, dim: int | None) -> Distribution:
 def draw(q0: Distribution, generator: torch.Generator | None, *, density: bool) -> tuple[Tensor, Tensor | None]:
     """z_0, (B, dim), reparameterised where gradients are wanted, and log q_0(z_0), (B,), if the density is wanted.
 
-    In full precision, whatever autocast says. Raises where the density is not finite: a sample lies where its distribution
-    has one.
+    In full precision, whatever autocast says. Raises where the density is not finite: a sample always lies where its
+    distribution has one.
     """
     require_generator(generator)
     if normal := gaussian(q0):
@@ -82,7 +82,7 @@ def _finite(density: Tensor) -> Tensor:
 
 
 def log_prob(q0: Distribution, z0: Tensor) -> Tensor:
-    """Log q_0(z_0), (B,), of any z_0.
+    """log q_0(z_0), (B,), of any z_0.
 
     Raises where it is nan, which torch's `Normal` gives without a word if the square of its scale is 0 or infinite.
     """

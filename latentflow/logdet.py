@@ -83,7 +83,7 @@ def in_chunks(
 
 
 def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
-    r"""Tr H - tr H^2 / 2 from one probe v: v^T H v - |H v|^2 / 2, an unbiased estimate of the second-order expansion.
+    r"""tr H - tr H^2 / 2 from one probe v: v^T H v - |H v|^2 / 2, an unbiased estimate of the second-order expansion.
 
     The expansion itself errs by O(|H|^3), and holds for |H| < 1 only.
 
@@ -94,7 +94,7 @@ def hutchinson(product: Tensor, probe: Tensor) -> Tensor:
 
 
 def laplacian(trace: Tensor) -> Tensor:
-    """Log |1 + tr H|, eq. 10 of the paper as printed: exact in one dimension only, kept for reproduction."""
+    """log |1 + tr H|, eq. 10 of the paper as printed: exact in one dimension only, kept for reproduction."""
     return (1 + trace).abs().log()
 
 
@@ -120,7 +120,7 @@ def signs(bits: Tensor, like: Tensor) -> Tensor:
 
 
 class _LogDet(torch.autograd.Function):
-    """Log det of a positive definite matrix with a given Cholesky factor.
+    """log det of a positive definite matrix with a given Cholesky factor.
 
     The gradient is the inverse, which LAPACK makes of the factor in a third of the time that differentiating the
     factorisation takes.

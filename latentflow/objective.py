@@ -29,7 +29,7 @@ class PathPrior(Protocol):
     """What has a log density of paths: `DiffusionPrior`, or a module of yours."""
 
     def log_prob(self, path: LatentPath) -> Tensor:
-        """Log p_t(z_t), (B, T+1)."""
+        """log p_t(z_t), (B, T+1)."""
         ...
 
 
@@ -81,14 +81,14 @@ def flow_kl(path: LatentPath, prior: PathPrior, *, bound: str = "marginal") -> T
 
 
 def excess_of_frames(path: LatentPath, prior: PathPrior) -> Tensor:
-    """Log q_t(z_t) - log p_t(z_t), (B, T+1), of a path with densities."""
+    """log q_t(z_t) - log p_t(z_t), (B, T+1), of a path with densities."""
     if path.log_q is None:
         raise ValueError(_NO_DENSITIES)
     return path.log_q - log_prior(path, prior)
 
 
 def log_prior(path: LatentPath, prior: PathPrior) -> Tensor:
-    """Log p_t(z_t), (B, T+1), of a prior that `check_prior` has seen."""
+    """log p_t(z_t), (B, T+1), of a prior that `check_prior` has seen."""
     log_p = require_floating("prior.log_prob(path)", prior.log_prob(path), "return log densities")
     require_shape("prior.log_prob(path)", log_p, path.z.shape[:2], "sum over dimensions, not over frames")
     if not isinstance(prior, DiffusionPrior):  # which has looked itself

@@ -90,7 +90,7 @@ def check_path(path: object) -> None:
 
 @one_operation
 def densities(start: Tensor, log_det: Tensor) -> Tensor:
-    """Log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
+    """log q_t(z_t), (B, T+1), for that of z_0, (B,), and log-determinants (B, T)."""
     if torch.compiler.is_compiling():  # inductor has no cumsum of its own, but joins sums to what is around them
         return torch.stack(list(accumulate((start, *log_det.unbind(1)), torch.sub)), 1)
     return torch.cat((start[:, None], -log_det), 1).cumsum(1)

@@ -6,8 +6,7 @@ r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,7 @@ from latentflow.volume import divergence, log_det_of_steps
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
 
 
-@dataclass(frozen=True, eq=False)
-class _Rolled:
+class _Rolled(NamedTuple):
     z: Tensor  # (B, T+1, dim)
     log_det: Tensor | None  # (B, T)
     folds: Tensor | None  # (B, T)
@@ -57,9 +55,9 @@ class FlowPosterior(nn.Module):
         solver_options: for torchdiffeq, for example ``{"rtol": 1e-6, "atol": 1e-6}`` or ``{"step_size": 0.1}``.
         label: "end" evaluates Euler's step t at time t, as the paper; "start" at t - 1, which moves solutions of the
             Hamilton-Jacobi equation exactly, but contradicts the initial term of `HJConstraint`.
-        memory: bytes for the Hessians of the exact log-determinants of a `Potential`, which are then made some at a time, and
-            once more for their gradients; None makes all at once. Not kept by second derivatives of networks narrower than the
-            latent, which are those of full Hessians.
+        memory: a limit in bytes for the Hessians of exact log-determinants of a `Potential`: they are made in chunks, and once
+            more for their gradients. None: all at once. Second derivatives of potentials with `hidden` < `dim` form full
+            Hessians and do not keep to it.
 
     Raises:
         TypeError: the potential is no module, a `NegativeForce` or a flow itself, the solver no string, its options no dict,
@@ -136,11 +134,9 @@ class FlowPosterior(nn.Module):
         z0, start = draw(q0, generator, density=self.log_det is not None)
         with autocast_off(z0.device.type):
             what = acting(self.potential, z0, k, weights, steps)
-            rolled, log_q = self._roll_out(z0, what, self.log_det, generator), None
-            z, log_det = rolled.z, rolled.log_det
-            if start is not None and log_det is not None:
-                log_q = densities(start, log_det)
-            return LatentPath(z, log_q, log_det, rolled.folds, what.weights, what.times, q0, what, rolled.rollout)
+            z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
+            log_q = None if start is None or log_det is None else densities(start, log_det)
+            return LatentPath(z, log_q, log_det, folds, what.weights, what.times, q0, acting=what, rollout=rollout)
 
     def transport(
         self,
@@ -307,7 +303,7 @@ class FlowPosterior(nn.Module):
         log_det: str,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
+        """log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
         if rollout is not None:
             if log_det == "exact":
                 return rollout.exact(self.substeps, self.memory)

@@ -313,7 +313,7 @@ class Potential(nn.Module):
             )
 
     def checked(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
+        """z and t as the networks take them, or an error that says what is wrong with their shapes or dtypes."""
         self.check_latents(z)
         t = as_times(t, z)
         lead = z.shape[:-1]

@@ -86,7 +86,7 @@ class Rollout:
         return penalty(self.layout, self.left, self.squared_at_0, self.starts, of_force, price, factor)
 
     def exact(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
-        """Log |det(I + H / substeps)| of what acts, not estimated, and the folds, (B, S) each.
+        """log |det(I + H / substeps)| of what acts, not estimated, and the folds, (B, S) each.
 
         `memory` is that of `logdet.in_chunks`.
         """
@@ -101,11 +101,11 @@ class Rollout:
         return self._of_what_acts(values), self._of_what_acts(folds)
 
     def _of_what_acts(self, x: Tensor) -> Tensor:
-        """X (1 or G, S M) as (B, S)."""
+        """x (1 or G, S M) as (B, S)."""
         return self.layout.collect(x.view(x.shape[0], self.steps, -1))
 
     def laplacian(self) -> Tensor:
-        """Tr H of what acts, (B, S)."""
+        """tr H of what acts, (B, S)."""
         weights, each = self.layout.weights_of_rows, self.local.laplacian()
         return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0, keepdim=True))
 

@@ -176,7 +176,8 @@ def _backward(flat: Any, kept: Any, by: Any, asked: Any) -> tuple[Tensor | None,
     weights_too = bool(Start(*asked[: len(Start._fields)]).weights)
     by_latents, by_weights, by_layers, by_networks = _adjoint(inputs, found, Sweep(*by), weights_too)
     by_parameters = each_to_all((*by_layers, *by_networks), k, whole[0].shape[0])
-    return by_latents, None, None, by_weights, None, None, None, *by_parameters, None, None, None
+    by_start = by_latents, None, None, by_weights, None, None, None  # of each field of `Start`
+    return *by_start, *by_parameters, None, None, None
 
 
 def _adjoint(

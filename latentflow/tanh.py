@@ -9,7 +9,7 @@ _tanh_backward = torch.ops.aten.tanh_backward.default  # looked up once: each of
 
 
 def through_tanh(x: Tensor, y: Tensor) -> Tensor:
-    """X (1 - y^2), for y = tanh(...); x may broadcast."""
+    """x (1 - y^2), for y = tanh(...); x may broadcast."""
     product: Tensor = _tanh_backward(x, y)
     return product
 

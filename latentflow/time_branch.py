@@ -70,7 +70,7 @@ def tau(embedding: Embedding, layers: Layers) -> Tensor:
 
 
 def evaluate(sinusoid: Tensor, sinusoid_rate: Tensor, layers: Layers) -> tuple[Tensor, Tensor, Parts]:
-    """Tau of S times, tau' of the last R of them, and what `adjoint` takes, for their embedding, (S, width) and (R, width)."""
+    """tau of S times, tau' of the last R of them, and what `adjoint` takes, for their embedding, (S, width) and (R, width)."""
     count, rated = sinusoid.shape[0], sinusoid_rate.shape[0]
     rows = torch.cat((sinusoid, sinusoid_rate)) if rated else sinusoid
     along = torch.bmm(rows.expand(layers.weight_in.shape[0], -1, -1), layers.weight_in.mT)

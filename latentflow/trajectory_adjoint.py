@@ -1,4 +1,5 @@
-"""The backward pass of `trajectory.follow`, written out: by y, p, q, u and the input of the second tanh, last step first.
+"""The backward pass of `trajectory.follow`, written out, last step first: the adjoints of y, p, q, u and of what enters the
+second tanh.
 
 It has seven operations in its loop (C is its own adjoint), and makes the gradient of each parameter in one product afterwards.
 """
@@ -71,10 +72,7 @@ def adjoint(
     by: Wanted,
     weights_too: bool,
 ) -> Gradients:
-    """The gradients of what `follow` takes: the loss by y, p, q, u and the input of the second tanh, last step first.
-
-    Those of the weights where `weights_too` asks for them.
-    """
+    """The gradients of what `follow` takes; of the weights where `weights_too` asks for them."""
     first, second, _, coefficient, value, moving = trajectory.activations
     steps, size = tau.shape[1] - 1, rows.shape[1]
     weight, middle = networks.input_weight, networks.hidden_weight
@@ -119,7 +117,7 @@ def adjoint(
     after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
 
     def to_second(block: int, by_move: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By p and q, and what the inputs of the second tanh hear of others than q."""
+        """The adjoints of p and q, and that part of the one of the second tanh's inputs that does not come through q."""
         step = known[block]
         by_p, at_2 = by_move, step.by_second
         by_v: Tensor | None = None
@@ -134,7 +132,7 @@ def adjoint(
         return by_p, by_back[-1], at_2
 
     def at_second(block: int, through_q: Tensor, at_2: Tensor) -> Tensor:
-        """By the inputs of the second tanh."""
+        """The adjoint of the inputs of the second tanh."""
         by_pre.append(torch.addcmul(at_2, through_q, known[block].bend_2, value=-2, out=to_pre[block]))
         return by_pre[-1]
 
@@ -210,5 +208,5 @@ def _summed_up(by_path: Tensor, by_starts: Tensor | None) -> tuple[Tensor, Tenso
 
 
 def _blocks(x: Tensor | None, num: int) -> Sequence[Any]:
-    """X (G, num M, ...) cut up, or as many Nones."""
+    """x (G, num M, ...) cut up, or as many Nones."""
     return [None] * num if x is None else x.chunk(num, 1)

@@ -108,7 +108,7 @@ def require_finite(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -
 
 
 def require_no_nan(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -> None:
-    """The same for what may be infinite, as the log density of what cannot be."""
+    """Like `require_finite`, but infinities may stand, as the log density of an impossible point."""
     if sum_is_finite(x) is False:
         _require_each(name, ~x.isnan(), by_sample, "nan", "numbers", fix)
 

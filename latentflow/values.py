@@ -14,7 +14,7 @@ from latentflow.written_out import with_backward
 
 
 def values(networks: Networks, rows: Tensor, tau: Tensor) -> Tensor:
-    """U of each network, (G, N), at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
+    """u of each network, (G, N), at rows (G or 1, N, d), shared by all or its own; tau(t), (G, S, h), is that of N / S rows."""
     found: Tensor = _values(rows, tau, *networks)[0]
     return found
 

@@ -20,7 +20,7 @@ def log_det_of_steps(
     substeps: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log |det(I + H / substeps)|, (B, S), where S steps start, z (B, S, dim), at `times` (S,); and the folds, if known.
+    """log |det(I + H / substeps)|, (B, S), where S steps start, z (B, S, dim), at `times` (S,); and the folds, if known.
 
     Args:
         log_det: "exact", "hutchinson" or "laplacian", as of `FlowPosterior`.

@@ -3,6 +3,9 @@
 Autograd records small operations one by one and runs about twice as many backwards. A written-out pass takes what it needs
 from the way there, adds gradients up inside of its products and keeps no graph. It knows ordinary first derivatives only.
 For all else, higher derivatives, `torch.func` and forward mode, there is the plain function, of operations that PyTorch knows.
+
+Throughout, `by_x` is the gradient of the loss by x, its adjoint: a function `adjoint` turns those of outputs into those of
+inputs.
 """
 
 from __future__ import annotations

@@ -128,10 +128,11 @@ def _only_speaks(node: cst.CSTNode) -> bool:
 
 
 def _is_of_types(node: cst.CSTNode) -> bool:
-    """`__all__`, and names such as Field = Callable[...]"""
+    """`__all__`, and names of types, as `Field`: capitalised, but no constants."""
     if not isinstance(node, cst.Assign) or not isinstance(node.targets[0].target, cst.Name):
         return False
-    return node.targets[0].target.value in ("__all__", "Field", "Rate")
+    name = node.targets[0].target.value
+    return name == "__all__" or (name[0].isupper() and not name.isupper())
 
 
 def _is_check(node: cst.CSTNode) -> TypeGuard[cst.Call]:

@@ -70,9 +70,8 @@ def run_tests(tree: Path, tests: Sequence[str], seconds: float, plugins: Iterabl
         sys.path[:0] = [str(tree), str(tree / "examples")]
         os.environ["PYTHONPATH"] = f"{tree}{os.pathsep}{tree / 'examples'}"
         os.environ.setdefault("HYPOTHESIS_PROFILE", "mutation")
-        sys.dont_write_bytecode = (
-            True  # Python could mistake a changed file of the same second and size for the old one
-        )
+        # Else Python could mistake a changed file of the same second and size for the old one.
+        sys.dont_write_bytecode = True
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         code = pytest.main([*OPTIONS, *options, *tests], plugins=[*plugins])
         imported = sys.modules.get("latentflow")

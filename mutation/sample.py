@@ -32,16 +32,8 @@ from runner import ROOT, changed, copy_of_the_tree, run_tests
 
 FOUND = ROOT / "runs" / "mutation"
 REASONS = Path(__file__).with_name("survivors.md")
-SLOW = (
-    "example",
-    "fuzz",
-    "compile",
-    "distributed",
-    "docs",
-    "readme",
-    "benchmarks",
-    "planted",
-)  # minutes, or about other things
+# They take minutes, or are about other things.
+SLOW = ("example", "fuzz", "compile", "distributed", "docs", "readme", "benchmarks", "planted")
 TESTS = sorted(
     str(file.relative_to(ROOT)) for file in ROOT.glob("tests/test_*.py") if not any(word in file.name for word in SLOW)
 )

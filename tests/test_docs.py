@@ -105,7 +105,7 @@ def test_says_what_it_raises(name):
 def test_what_raises_is_read_from_the_source():
     assert what_raises("latentflow.FlowPosterior") >= {"require_potential", "positive_integer", "ValueError"}
     assert what_raises("latentflow.metrics.gaussian_constant") == {"require_integer"}
-    assert what_raises("latentflow.DiffusionPrior.variance") == {"_check", "require"}
+    assert what_raises("latentflow.DiffusionPrior.variance") == {"require_floating", "_check", "require"}
     assert what_raises("latentflow.Potential.gradients") == set()
 
 

@@ -68,9 +68,8 @@ class Numbered:
                 "labels": labels.name,
                 "bytes": told.st_size,
                 "modified": told.st_mtime_ns,
-                "images modified": (found / "images")
-                .stat()
-                .st_mtime_ns,  # changes when a file comes, goes or is replaced
+                # Changes when a file comes, goes or is replaced.
+                "images modified": (found / "images").stat().st_mtime_ns,
             },
         )
 

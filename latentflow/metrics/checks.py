@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentflow.validate import number, require, require_finite, require_floating, require_no_nan
 
-LARGEST = 1e30  # of a code: beyond, squares leave single precision, and classifiers do not come to an end
+LARGEST = 1e30  # of a code: beyond, squares leave single precision, and classifiers do not terminate
 
 
 def check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:

@@ -62,7 +62,7 @@ def identity_error(target: Tensor) -> Tensor:
 
 
 def black_error(target: Tensor) -> Tensor:
-    """The error of drawing nothing, (B,): of dark images that turn, as digits do, it is below that of standing still.
+    """The error of drawing nothing, (B,). For dark images that rotate, as digits, it is below that of standing still.
 
     Args:
         target: (B, T+1, ...), the true sequences, 0 being black.

@@ -36,8 +36,8 @@ def sample_codes(
     Both are on the CPU, the codes in double precision.
 
     Args:
-        represent: maps factors (n, F), integers, to codes (n, dim), such as posterior means. Whatever else makes an image it
-            draws by itself.
+        represent: maps factors (n, F), integers, to codes (n, dim), such as posterior means. What else determines an
+            image, it draws itself.
         sizes: how many values each of the F factors has; value j of factor i is 0, ..., sizes[i] - 1.
         num: N.
         chunk: how many settings represent is shown at a time, at most.

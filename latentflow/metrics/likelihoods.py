@@ -37,7 +37,7 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
 def bernoulli_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
     r""":math:`\sum_{pixels} x \log p + (1 - x) \log (1 - p)` of each frame, (B, T+1), in nats, with p = sigmoid(logits).
 
-    What a decoder is trained for by binary cross-entropy. A density it is of binary pixels only.
+    What a decoder is trained for by binary cross-entropy. It is a density for binary pixels only.
 
     Args:
         logits: (B, T+1, ...), of the decoded frames.

@@ -70,7 +70,7 @@ def along_axes(function: Callable[[Tensor], Tensor], z: Tensor) -> Estimate:
 
 
 def difference_gradients(potential: nn.Module, z: Tensor, t: Tensor) -> Estimate:
-    """Grad u of every potential by finite differences of forward alone, (N, K, dim)."""
+    """grad u of every potential by finite differences of forward alone, (N, K, dim)."""
     return along_axes(lambda rows: derivatives.values(potential, rows, t), z)
 
 
@@ -115,7 +115,7 @@ def difference_hessian(potential: nn.Module, z: Tensor, t: Tensor, active: int |
 
 
 def log_abs_det(jacobian: Estimate) -> Estimate:
-    """Log |det J| (...) from the singular values, and its error, sum_ij |J^-1|_ji error_ij."""
+    """log |det J| (...) from the singular values, and its error, sum_ij |J^-1|_ji error_ij."""
     value = torch.linalg.svdvals(jacobian.value).log().sum(-1)
     error = (torch.linalg.pinv(jacobian.value).mT.abs() * jacobian.error).sum((-2, -1))
     return Estimate(value, error)

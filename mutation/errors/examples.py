@@ -1,4 +1,4 @@
-"""In the examples."""
+"""In the examples, and in the checks that users take from `latentflow.testing`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ ERRORS = (
         ("example_evaluation",),
     ),
     Error(
-        "a potential that forgets an axis of its times is taken",
-        "latentflow/derivatives.py",
-        "if of_one != of_two:",
-        "if False:",
-        ("bad_settings",),
-    ),
-    Error(
         "Muon updates in float32 write to its gradient's average",
         "examples/muon.py",
         "return args[0].clone()",
@@ -41,25 +34,11 @@ ERRORS = (
         ("example_muon",),
     ),
     Error(
-        "the way back waits for the device",
-        "latentflow/logdet.py",
-        "if may_read(factor):",
-        "if True:",
-        ("validate",),
-    ),
-    Error(
-        "a path of other lengths than its weights is taken",
-        "latentflow/path.py",
-        "not z[1] == weights[1] + 1 == times[0]",
-        "False",
-        ("constraint",),
-    ),
-    Error(
-        "a force that pushes up is taken",
-        "latentflow/constraint.py",
-        "~(force > 0),",
-        "force == force,",
-        ("bad_settings",),
+        "extrapolation counts the steps that were trained",
+        "examples/evaluate.py",
+        "torch.cat((z[:, :1], z[:, steps + 1 :]), 1), torch.cat((x[:, :1], x[:, steps + 1 :]), 1)",
+        "z, x",
+        ("example_evaluation",),
     ),
     Error(
         "a steep potential is taken for one with a kink",
@@ -67,12 +46,5 @@ ERRORS = (
         "for pieces in (1, 4, 16, 64):",
         "for pieces in (1,):",
         ("testing",),
-    ),
-    Error(
-        "extrapolation counts the steps that were trained",
-        "examples/evaluate.py",
-        "torch.cat((z[:, :1], z[:, steps + 1 :]), 1), torch.cat((x[:, :1], x[:, steps + 1 :]), 1)",
-        "z, x",
-        ("example_evaluation",),
     ),
 )

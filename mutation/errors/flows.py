@@ -171,4 +171,11 @@ ERRORS = (
     ),
     _acting("switching is ignored", "return self.weights[:, step]", "return self.weights[:, 0]"),
     _acting("labels that switch are taken from the first step", "self.k[:, step]", "self.k[:, 0]"),
+    Error(
+        "a path of other lengths than its weights is taken",
+        "latentflow/path.py",
+        "not z[1] == weights[1] + 1 == times[0]",
+        "False",
+        ("constraint",),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import errors_in
+from .error import Error, errors_in
 
 _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
 _derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
@@ -185,5 +185,19 @@ ERRORS = (
         "a force is taken for ours whatever its hooks say",
         "isinstance(force, NegativeForce) and _is_bare(force, NegativeForce)",
         "isinstance(force, NegativeForce)",
+    ),
+    Error(
+        "a potential that forgets an axis of its times is taken",
+        "latentflow/derivatives.py",
+        "if of_one != of_two:",
+        "if False:",
+        ("bad_settings",),
+    ),
+    Error(
+        "the way back waits for the device",
+        "latentflow/logdet.py",
+        "if may_read(factor):",
+        "if True:",
+        ("validate",),
     ),
 )

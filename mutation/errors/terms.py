@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import errors_in
+from .error import Error, errors_in
 
 _constraint = errors_in("latentflow/constraint.py", "constraint")
 _hamilton_jacobi = errors_in("latentflow/hamilton_jacobi.py", "written_out", "rollout", "constraint")
@@ -98,5 +98,12 @@ ERRORS = (
         "the KL of q0 is reversed",
         "normal.loc.square() + normal.scale.square() - 1, normal.scale.log(), alpha=-2",
         "(1 + normal.loc.square()) / normal.scale.square() - 1, normal.scale.log(), alpha=2",
+    ),
+    Error(
+        "a force that pushes up is taken",
+        "latentflow/constraint.py",
+        "~(force > 0),",
+        "force == force,",
+        ("bad_settings",),
     ),
 )
