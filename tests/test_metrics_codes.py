@@ -116,6 +116,29 @@ def test_sap_judges_by_test_codes():
     assert metrics.sap_score(factors.double(), factors, factors.double(), wrong) == pytest.approx((0.5 + 0.5) / 2)
 
 
+def test_sap_weighs_values_alike_however_rare():
+    """Else whoever says 0 always would be right in nine cases of ten, by either dimension."""
+    bit = torch.cat((torch.zeros(900, dtype=torch.int64), torch.ones(100, dtype=torch.int64)))
+    codes = torch.stack((flipped(bit, 0.125), flipped(bit, 0.375)), 1).double()
+    found = metrics.sap_score(codes, bit[:, None], codes, bit[:, None])
+    flips = [(flipped(bit, share) != bit).double().mean().item() for share in (0.125, 0.375)]
+    assert found == pytest.approx(flips[1] - flips[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("score", [metrics.sap_score, lambda *given: metrics.dci(*given).informativeness])
+def test_a_factor_may_stand_still_among_the_test_codes(score):
+    factors = grid(2, 2, times=100)
+    still = factors[factors[:, 0] == 1]
+    assert score(factors.double(), factors, still.double(), still) >= 0.5
+
+
+def test_twenty_bins_are_usual():
+    codes, factors = rand(200, 3, seed=1), grid(4, 5, times=10)
+    given = [metrics.mutual_information_gap(codes, factors, bins=bins) for bins in (19, 20, 21)]
+    assert metrics.mutual_information_gap(codes, factors) == given[1]
+    assert len(set(given)) == 3
+
+
 def test_bins_may_be_a_whole_number_of_any_library():
     factors = grid(3, 4, times=5)
     codes = rand(60, 2)

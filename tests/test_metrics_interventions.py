@@ -38,6 +38,11 @@ def test_whole_numbers_may_be_of_any_library(score):
 
 
 @INTERVENTIONS
+def test_two_images_are_a_batch(score):
+    assert few(score, identity, (3, 4, 2), batch=2) > 1 / 3
+
+
+@INTERVENTIONS
 def test_codes_that_know_nothing_are_at_chance(score):
     noise = torch.Generator().manual_seed(1)
     found = few(score, lambda v: torch.randn(len(v), 50, generator=noise), (5, 5, 5), train=40)

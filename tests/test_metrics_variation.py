@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latentflow.metrics import variation_predictability
+from latentflow.metrics import variation, variation_predictability
 from latentflow.metrics.variation import _network
 from tests.problems import check_message
 
@@ -64,6 +64,24 @@ def test_network_has_the_layers_of_the_reference():
     assert [shapes[i] for i in (0, 3, 6, 7, 10, 13, -1)] == [
         (64, 32, 32), (64, 32, 32), (64, 16, 16), (128, 16, 16), (256, 16, 16), (256, 1, 1), (4,),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "channels", "largest"), [("difference", 3, 2), ("concatenated", 6, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_network_sees_black_as_minus_one_and_two_images_as_channels(mode, channels, largest, dtype, monkeypatch):
+    made = []
+
+    def watched(*sizes):
+        network = _network(*sizes)
+        network.register_forward_pre_hook(lambda module, inputs: made.append(inputs[0].detach()))
+        return network
+
+    monkeypatch.setattr(variation, "_network", watched)
+    labels = torch.arange(8) % 2
+    first, last = torch.zeros(8, 3, 8, 8, dtype=dtype), torch.ones(8, 3, 8, 8, dtype=dtype)
+    score(first, last, labels, mode=mode, epochs=1)
+    assert all(x.dtype == dtype and x.shape[1:] == (channels, 8, 8) for x in made)
+    assert {x.abs().max().item() for x in made} == {largest}
 
 
 def test_reproducible_and_leaves_the_global_generator_alone():
