@@ -98,6 +98,7 @@ def adjoint(
             by_motion = torch.addcmul(by_motion, trajectory.gradients[:, size:], by.squared[..., None])
         by_each, move_at_0 = by_motion.expand(weight.shape[0], -1, -1), torch.bmm(by_at_0, transposed)
         at_move = plus_product(by.coefficient, by_each, transposed) if scale is None else torch.bmm(by_each, transposed)
+        moved = [(moving[:, size:], by_motion), (moving[:, :size], by_at_0)]
     else:  # time 0 and the steps go through A together
         by_all = trajectory.gradients * torch.cat((by.squared_at_0, by.squared), 1)[..., None]
         by_motion = by_all[:, size:].add_(by_motion)
@@ -105,15 +106,60 @@ def adjoint(
         move_at_0, at_move = moves[:, :size], moves[:, size:]
         if scale is None:
             at_move.add_(by.coefficient)
-    (back, to_back), (pre, to_pre) = (room(first, steps + 1) for _ in range(2))
-    at_1s = _blocks(by.first, steps)
-    ys, to_ys = (None, [None] * steps) if back is None else (by.first, at_1s)  # which are needed but once
-    y, upwards = torch.zeros_like(by.first[:, :size]), weighted.mT
-    at_p = None if scale is None else by.coefficient
-    at_0 = y, y, y, y, move_at_0
-    at = at_0, *zip(at_1s, *(_blocks(x, steps) for x in (at_2, by.back, at_p, at_move)), strict=True)
+        moved = [(moving, by_all)]
+    nothing, at_p = torch.zeros_like(by.first[:, :size]), None if scale is None else by.coefficient
+    at_0 = nothing, nothing, nothing, nothing, move_at_0
+    at = at_0, *zip(*(_blocks(x, steps) for x in (by.first, at_2, by.back, at_p, at_move)), strict=True)
     here = zip(*(_blocks(x, steps + 1) for x in (slope_1, bend_1, bend_2, scale, turn, gate)), strict=True)
     known = [_Step(*heard, *local) for heard, local in zip(at, here, strict=True)]
+    y, ys, pre, back, by_v, by_moves = _last_step_first(known, by.first, coupling, middle, weighted.mT, weights_too)
+    # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
+    by_moved, but_last = torch.bmm(ys, weight), slice((steps - 1) * size)
+    by_motion[:, but_last].add_(coupling.motion(by_moved[:, size:]))
+    by_weight = by.matrices.input_weight
+    for left, right in ((y, rows), (ys[:, size:], trajectory.motion[:, but_last]), *moved):
+        by_weight = add_product(by_weight, left.mT, right.expand(weight.shape[0], -1, -1))
+    by_weighted = add_product(by.matrices.weighted, slope_2.mT, back)
+    by_weights, by_bias = None, None
+    if weights is not None and by_moves is not None:
+        by_scale = (by_moves * coefficient).sum(-1, keepdim=True)
+        by_scale = by_scale if slope is None else by_scale * slope
+        by_weights = by_scale[:, size:].reshape(weights.shape)
+    by_start, by_shift = by_moved[:, :size], over_rows(pre.view(y.shape[0], steps + 1, *y.shape[1:]))
+    if few(size):  # to add tau to each row takes less than a product for it
+        by_middle = add_product(by.matrices.hidden_weight, pre.mT, at_times(first, tau))
+    else:
+        by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
+        by_middle = add_product(by_middle, by_shift.mT, tau)
+    by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
+    by_read_out = by_weighted.mul_(middle).sum(-1)
+    if by_v is not None and at_value is not None:
+        by_v[:, size:].add_(at_value)
+        by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
+    by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
+    by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
+    return Gradients(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
+
+
+class _Heard(NamedTuple):
+    """The adjoints that the loop makes; all but the first two of all blocks, time 0 first."""
+
+    start: Tensor  # of A z_0 + a, which time 0 and step 1 share, (G, M, h)
+    inputs: Tensor  # of the inputs of the first tanh where each step starts, (G, S M, h)
+    second: Tensor  # of the inputs of the second tanh
+    back: Tensor  # of q
+    value: Tensor | None  # of u
+    moves: Tensor | None  # of p as it moves, where that of the weights is wanted
+
+
+def _last_step_first(
+    known: Sequence[_Step], by_first: Tensor, coupling: Coupling, middle: Tensor, upwards: Tensor, weights_too: bool
+) -> _Heard:
+    """The loop; `by_first`, (G, S M, h), is written to. B is `middle`, and (wB)^T `upwards`."""
+    steps, size = len(known) - 1, known[0].slope_1.shape[1]
+    (back, to_back), (pre, to_pre) = (room(known[0].slope_1, steps + 1) for _ in range(2))
+    # The adjoints of h_1 are needed but once: those of y take their place.
+    ys, to_ys = (None, [None] * steps) if back is None else (by_first, _blocks(by_first, steps))
     after, by_back, by_pre, by_values, by_moves = [], [], [], [], []
 
     def to_second(block: int, by_move: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,6 +182,7 @@ def adjoint(
         by_pre.append(torch.addcmul(at_2, through_q, known[block].bend_2, value=-2, out=to_pre[block]))
         return by_pre[-1]
 
+    y = known[0].by_first
     for block in range(steps, 0, -1):
         step = known[block]
         # Nothing comes after the last one.
@@ -144,7 +191,7 @@ def adjoint(
         if block > 1:
             pre_2 = at_second(block, torch.bmm(q, upwards), at_2)
         else:  # which starts where time 0 does, at which nothing is moved
-            by_p_0, q_0, at_2_0 = to_second(0, move_at_0)
+            by_p_0, q_0, at_2_0 = to_second(0, known[0].by_move)
             both = torch.cat((q_0, q), 1) if back is None else back[:, : 2 * size]
             through_q_0, through_q = torch.bmm(both, upwards).chunk(2, 1)
             pre_2 = at_second(1, through_q, at_2) + at_second(0, through_q_0, at_2_0)
@@ -155,37 +202,7 @@ def adjoint(
         after.append(y)
     if back is None or pre is None or ys is None:
         back, pre, ys = (torch.cat(blocks[::-1], 1) for blocks in (by_back, by_pre, after))
-    by_v, by_all_moves = joined_blocks(by_values[::-1]), joined_blocks(by_moves[::-1])
-    # Moves come from A twice: they are A^T p, and A brings them to the inputs of the first tanh, as it does the first rows.
-    by_moved, but_last = torch.bmm(ys, weight), slice((steps - 1) * size)
-    by_motion[:, but_last].add_(coupling.motion(by_moved[:, size:]))
-    by_weight = add_product(by.matrices.input_weight, y.mT, rows.expand(weight.shape[0], -1, -1))
-    by_weight = add_product(by_weight, ys[:, size:].mT, trajectory.motion[:, but_last].expand(weight.shape[0], -1, -1))
-    if by_all is None:
-        by_weight = add_product(by_weight, moving[:, size:].mT, by_motion.expand(weight.shape[0], -1, -1))
-        by_weight = add_product(by_weight, moving[:, :size].mT, by_at_0)
-    else:
-        by_weight = add_product(by_weight, moving.mT, by_all)
-    by_weighted = add_product(by.matrices.weighted, slope_2.mT, back)
-    by_weights, by_bias = None, None
-    if weights is not None and by_all_moves is not None:
-        by_scale = (by_all_moves * coefficient).sum(-1, keepdim=True)
-        by_scale = by_scale if slope is None else by_scale * slope
-        by_weights = by_scale[:, size:].reshape(weights.shape)
-    by_start, by_shift = by_moved[:, :size], over_rows(pre.view(y.shape[0], steps + 1, *y.shape[1:]))
-    if few(size):  # to add tau to each row takes less than a product for it
-        by_middle = add_product(by.matrices.hidden_weight, pre.mT, at_times(first, tau))
-    else:
-        by_middle = add_product(by.matrices.hidden_weight, pre.mT, first)
-        by_middle = add_product(by_middle, by_shift.mT, tau)
-    by_middle.addcmul_(by_weighted, networks.read_out[:, :, None])
-    by_read_out = by_weighted.mul_(middle).sum(-1)
-    if by_v is not None and at_value is not None:
-        by_v[:, size:].add_(at_value)
-        by_read_out, by_bias = by_read_out + torch.bmm(by_v.mT, second)[:, 0], by_v.sum((1, 2))
-    by_networks = Networks(by_weight, y.sum(1), by_middle, by_shift.sum(1), by_read_out, by_bias)
-    by_rows = by_rows + (by_start if coupling.own else by_start.sum(0, keepdim=True))
-    return Gradients(by_rows, torch.bmm(by_shift, middle), by_weights, by_networks)
+    return _Heard(y, ys, pre, back, joined_blocks(by_values[::-1]), joined_blocks(by_moves[::-1]))
 
 
 def _summed_up(by_path: Tensor, by_starts: Tensor | None) -> tuple[Tensor, Tensor]:

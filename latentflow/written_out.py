@@ -57,14 +57,14 @@ def forward_mode() -> bool:
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
-def room(like: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
-    """An array (G, N, ...) with its blocks along N, for an adjoint to write to, which costs less than to join them.
+def room(block: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
+    """An array for so many blocks like this one, (G, M, h), and these blocks: to write to them costs less than to join them.
 
     Nothing, and Nones, where it is compiled: a compiler finds the place for each block, and does so better without.
     """
     if torch.compiler.is_compiling():
         return None, [None] * num
-    array = torch.empty_like(like)
+    array = block.new_empty(block.shape[0], num * block.shape[1], block.shape[2])
     return array, array.chunk(num, 1)
 
 
