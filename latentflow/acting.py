@@ -21,7 +21,7 @@ class Acting:
     weights: Tensor  # (B, T, K)
     k: int | Tensor | None  # one index, or labels (B, T); None where weights were given
     times: Tensor  # 0, ..., T, (T+1,)
-    state: State  # of these three, as they were
+    state: State | None  # of these three, as they were; None of a copy that was made after one had been written to
     constant: bool = False  # labels (B, T) that stay the same along the path
 
     @classmethod
@@ -30,16 +30,23 @@ class Acting:
         return cls(weights, k, times, states(weights, k, times), constant)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies are noted anew."""
-        return Acting.noted, (self.weights, self.k, self.times, self.constant)
+        """Copies are noted anew, but for those of what has been written to."""
+        if self.is_of(self.weights, self.times):
+            return Acting.noted, (self.weights, self.k, self.times, self.constant)
+        return Acting, (self.weights, self.k, self.times, None, self.constant)
 
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
         """Whether this is what acts with these weights at these times, and nobody has written to it since.
 
-        Where either was asked inside of a compiled graph, nobody could tell.
+        Where either was asked inside of a compiled graph, nobody could tell. Nor of weights that were made of switching labels
+        under inference mode; all others of ours, which repeat a row, PyTorch does not write to.
         """
+        if self.state is None or self.weights is not weights or self.times is not times:
+            return False
+        if weights.is_inference() and isinstance(self.k, Tensor) and not self.constant:
+            return False
         now = states(weights, self.k, times)
-        return self.weights is weights and self.times is times and (not now or not self.state or self.state == now)
+        return not now or not self.state or self.state == now
 
     @property
     def steps(self) -> int:
@@ -99,7 +106,7 @@ def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
             "give each sample one label, or one for each step; one-hot rows go to weights=k.float()"
         )
-    return k.to(device=z.device, dtype=torch.int64)
+    return k.to(device=z.device, dtype=torch.int64, copy=True)  # the user may write to hers
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

@@ -199,7 +199,7 @@ class _Reduced(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, weights: Tensor | None, substeps: int, *parts: Tensor | None) -> Tensor:
         ctx.substeps = substeps
         ctx.save_for_backward(weights, *parts)
-        return value.view_as(value)
+        return value.clone()  # a view would allow nobody to write to it
 
     @staticmethod
     @apart_from_autocast

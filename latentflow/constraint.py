@@ -175,6 +175,7 @@ class HJConstraint(nn.Module):
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
         # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
         k = path.acting.k if path.acting is not None and _intact(path) else None
+        k = k.expand(z.shape[:2]) if isinstance(k, Tensor) else k  # all latents may share the labels of one sample
         weights = path.weights if k is None else None
         t = path.times[1:] if self.label == "end" else path.times[:-1]
         if self.times == "uniform":
@@ -200,6 +201,7 @@ class HJConstraint(nn.Module):
             self.label == "end"
             and path.rollout is not None
             and _intact(path)
+            and not _watched(path.z)
             and path.rollout.is_of(self.potential, path.z)
         )
 
@@ -232,6 +234,11 @@ class HJConstraint(nn.Module):
 def _intact(path: LatentPath) -> bool:
     """Whether weights and times are those by which the flow has moved."""
     return path.acting is not None and path.acting.is_of(path.weights, path.times)
+
+
+def _watched(z: Tensor) -> bool:
+    """Whether somebody waits for the gradient of the latents, which what a rollout shares does not pass through."""
+    return not torch.compiler.is_compiling() and (z.retains_grad or bool(z._backward_hooks))
 
 
 def _latents(z: Tensor) -> Tensor:

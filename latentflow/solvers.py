@@ -61,7 +61,8 @@ def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dic
     with torch.device("cpu"), warnings.catch_warnings():  # modules may be made on a device without numbers
         warnings.simplefilter("error")  # torchdiffeq only warns of an option that its method does not know
         try:
-            torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.tensor([0.0, 1.0]), method=method, **arguments)
+            start, times = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+            torchdiffeq.odeint(lambda t, y: y, start, times, method=method, **arguments)
         except Exception as error:
             raise ValueError(
                 f"solver: got {method!r} with {arguments}, expected 'euler' or a torchdiffeq method and its options; {error}"

@@ -14,8 +14,9 @@ State = tuple[tuple[int, int, bool, int], ...]
 def states(*tensors: object) -> State:
     """Which tensor each is, how often it has been written to, whether it learns, and where its numbers lie.
 
-    The same answer later means the same tensors, for as long as somebody keeps them. What is written to `tensor.data` nobody
-    can tell. Inside of a compiled graph nothing comes in between; between two graphs it would not be noticed.
+    The same answer later means the same tensors, for as long as somebody keeps them. What is written to `tensor.data`, or to a
+    tensor made under inference mode, nobody can tell. Inside of a compiled graph nothing comes in between; between two graphs
+    it would not be noticed.
     """
     if torch.compiler.is_compiling():
         return ()
@@ -23,10 +24,19 @@ def states(*tensors: object) -> State:
     return tuple(
         (
             id(x),
-            0 if x.is_inference() else x._version,
+            _times_written(x),
             x.requires_grad,
             x.data_ptr() if not wrapped and type(x) in (Tensor, Parameter) else 0,
         )
         for x in tensors
         if isinstance(x, Tensor)
     )
+
+
+def _times_written(x: Tensor) -> int:
+    """Of a tensor that `torch.func` wraps, vmap counts at the bottom alone, and other transforms at each level."""
+    count = 0 if x.is_inference() else x._version
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+        count += x._version
+    return count

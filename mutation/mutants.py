@@ -26,7 +26,7 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
-CHECKS = ("require_finite", "require_floating", "positive_integer", "one_of", "check_sequences", "_latents", "latents")
+CHECKS = ("require_finite", "require_floating", "positive_integer", "one_of", "sequences", "_latents", "latents")
 TEXT = (cst.SimpleString, cst.ConcatenatedString, cst.FormattedString)
 UNTOUCHED = (cst.Annotation, cst.Decorator, cst.FormattedString, cst.Import, cst.ImportFrom)
 

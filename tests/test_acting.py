@@ -155,4 +155,6 @@ def test_what_acts_is_known_by_its_tensors_and_by_what_was_written_to_them():
     noted_by_a_compiler = dataclasses.replace(acts, state=())
     path.times.add_(1)
     assert not acts.is_of(*its_own)
+    late, late_copies = pickle.loads(pickle.dumps((acts, its_own)))
+    assert not late.is_of(*late_copies), "it has been written to before it was copied"
     assert noted_by_a_compiler.is_of(*its_own), "it can tell tensors apart, and nothing else"

@@ -230,3 +230,17 @@ def test_parts_of_other_lengths_are_refused(cut, of):
     changed = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in cut.items()}
     with pytest.raises(ValueError, match=r"path: got z .* expected \(B, T\+1, dim\), .* cut or replace them together"):
         of(dataclasses.replace(path, **changed))
+
+
+@pytest.mark.parametrize("potential", [make_potential(3, 2), Wave(3, 2).double()])
+@pytest.mark.parametrize("k", [1, torch.tensor([1]), torch.tensor([[0, 1, 1]])])
+def test_all_latents_may_share_the_weights_of_one(potential, k):
+    class Pull(torch.nn.Module):
+        def forward(self, z, t):
+            return -z.square().sum(-1, keepdim=True) * torch.tensor([1.0, 2.0], dtype=z.dtype)
+
+    hj, path = HJConstraint(potential, Pull()), FlowPosterior(potential)(gaussian(1, 3), k, steps=3)
+    path = dataclasses.replace(path, z=randn(4, 4, 3), log_q=None)
+    alone = torch.cat([hj(dataclasses.replace(path, z=z[None])) for z in path.z])
+    close(hj(path), alone)
+    close(hj(dataclasses.replace(path, acting=None)), alone)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentflow import NegativeForce, Potential, derivatives
+from latentflow import FlowPosterior, NegativeForce, Potential, derivatives
 from tests.problems import Drift, Linear, Opaque, Wave, close, make_potential, potentials, rand, randn, seeds
 
 
@@ -141,6 +141,36 @@ def test_a_potential_that_computes_something_else_loses_its_closed_form():
     forward = plain.forward
     plain.forward = lambda z, t: -forward(z, t)
     close(derivatives.gradient(plain, z, 1.0, 0), -before)
+
+
+class Sharper(Potential):
+    def stacked(self, k=None):
+        layers, networks = super().stacked(k)
+        return layers, networks._replace(read_out=networks.read_out.exp())
+
+
+class Later(Potential):
+    def embedding(self, t):
+        return super().embedding(t + 1)
+
+
+@pytest.mark.parametrize("kind", [Sharper, Later])
+def test_a_potential_whose_parts_are_replaced_moves_as_it_says(kind):
+    torch.manual_seed(1)
+    potential, z = kind(3, 2, dtype=torch.float64), randn(4, 3).requires_grad_()
+    (slopes,) = torch.autograd.grad(potential(z, 1.0)[:, 1].sum(), z)
+    moved = FlowPosterior(potential).transport(z, 1, 1)[0][:, 1]
+    close(moved - z, slopes)
+    close(FlowPosterior(potential).inverse(moved, 1, 1), z, 1e-8)
+
+
+def test_a_subclass_that_is_only_made_otherwise_keeps_its_closed_form():
+    class Tame(Potential):
+        def reset_parameters(self):
+            super().reset_parameters()
+            torch.nn.init.zeros_(self.output_weight)
+
+    assert derivatives.has_closed_form(Tame(3))
 
 
 def test_number_of_potentials_is_read_or_found_out():

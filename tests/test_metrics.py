@@ -142,3 +142,19 @@ def test_bernoulli_log_likelihood_is_that_of_binary_pixels(batch, steps, seed):
     likely = logits.sigmoid()
     truth = (grey * likely.log() + (1 - grey) * (1 - likely).log()).sum((2, 3, 4))
     close(metrics.bernoulli_log_likelihood(logits, grey), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_full(dtype):
+    """As many pixels as an image has overflow float16, and bfloat16 counts to 256."""
+    x, y = rand(2, 4, 3, 64, 64, seed=1).to(dtype), rand(2, 4, 3, 64, 64, seed=2).to(dtype)
+    for metric in (
+        metrics.equivariance_error,
+        metrics.gaussian_log_likelihood,
+        metrics.bernoulli_log_likelihood,
+        lambda x, y: metrics.black_error(y),
+        lambda x, y: metrics.latent_equivariance_error(x, y)[1],
+    ):
+        found, truth = metric(x, y), metric(x.double(), y.double())
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=0)

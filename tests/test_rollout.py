@@ -163,6 +163,65 @@ def test_what_acts_may_be_written_to_after_the_flow(kind):
     torch.testing.assert_close(hj(path), hj(dataclasses.replace(path, acting=None)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda path: pickle.loads(pickle.dumps(path))])
+@pytest.mark.parametrize("kind", ["labels", "switching", "weights"])
+def test_what_acts_may_be_written_to_before_a_path_is_copied(kind, copied, mode):
+    potential, what = make_potential(4, 3), what_acts(kind, 5, 3, 3, 0)
+    with mode():
+        path = FlowPosterior(potential)(gaussian(5, 4), steps=3, **what)
+        hj = HJConstraint(potential, NegativeForce(4, 3).double())
+        for x in what.values():
+            x.copy_(x.flip(0))
+        if kind != "labels":  # whose weights repeat a row
+            path.weights[:, 1:] = 0
+        found, truth = hj(copied(path)), hj(dataclasses.replace(path, acting=None))
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("kind", ["int", "switching"])
+def test_transforms_notice_what_is_written_to(transform, kind):
+    potential, what = make_potential(4, 3), what_acts(kind, 5, 3, 3, 0)
+    hj = HJConstraint(potential, NegativeForce(4, 3).double())
+
+    def penalties(mean):
+        path = FlowPosterior(potential, None)(Independent(Normal(mean, torch.ones_like(mean)), 1), steps=3, **what)
+        if kind == "int":
+            path.z.mul_(2)
+        else:
+            path.weights[:, 1:] = 0
+        return hj(path), hj(plain(path))
+
+    means = rand(2, 5, 4, seed=1)
+    options = {} if transform is torch.func.jacrev else {"randomness": "same"}
+    found, truth = transform(penalties, **options)(means if transform is torch.func.vmap else means[0])
+    assert found.abs().max() > 0
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("watch", [lambda z: z.retain_grad(), lambda z: z.register_hook(lambda by_z: 3 * by_z)])
+def test_who_watches_the_latents_sees_what_the_constraint_asks_of_them(watch):
+    potential, gradients = make_potential(4, 3), []
+    hj = HJConstraint(potential, NegativeForce(4, 3).double())
+    for made in (lambda path: path, plain):
+        torch.manual_seed(0)
+        start = rand(5, 4, seed=2).requires_grad_()
+        path = made(FlowPosterior(potential)(Independent(Normal(start, torch.ones_like(start)), 1), 1, steps=3))
+        watch(path.z)
+        hj(path).sum().backward()
+        gradients.append((start.grad, path.z.grad) if path.z.retains_grad else (start.grad,))
+    for ours, truth in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-12)
+
+
+def test_a_log_determinant_may_be_written_to():
+    for what in ({"k": 0}, {"k": torch.tensor([0, 1, 2, 0, 1])}, {"weights": rand(5, 3)}):
+        path = FlowPosterior(make_potential(4, 3, hidden=2))(gaussian(5, 4), steps=3, **what)
+        before = path.log_det.detach().clone()
+        torch.testing.assert_close(path.log_det.mul_(2).detach(), 2 * before)
+
+
 def test_a_constraint_called_with_other_parameters_evaluates_these():
     potential = copy.deepcopy(make_potential(4, 3))
     path, hj = FlowPosterior(potential)(gaussian(5, 4), 1, steps=3), HJConstraint(potential)

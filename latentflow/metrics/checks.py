@@ -7,13 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+from latentflow.precision import in_full_precision
 from latentflow.validate import number, require, require_finite, require_floating, require_no_nan
 
 LARGEST = 1e30  # of a code: beyond, squares leave single precision, and classifiers do not terminate
 
 
-def check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255") -> None:
-    """Raise unless both are sequences (B, T+1, ...) of one shape."""
+def sequences(
+    name: str, x: Tensor, other_name: str, other: Tensor, fix: str = "divide images by 255"
+) -> tuple[Tensor, Tensor]:
+    """Both in full precision, as their sums need it, if they are sequences (B, T+1, ...) of one shape; else an error."""
     require_floating(name, x, fix)
     require_floating(other_name, other, fix)
     if x.shape != other.shape or x.ndim < 3 or x.shape[1] < 2:
@@ -21,6 +24,7 @@ def check_sequences(name: str, x: Tensor, other_name: str, other: Tensor, fix: s
             f"{name}, {other_name}: got shapes {tuple(x.shape)} and {tuple(other.shape)}, expected two equal (B, T+1, ...) "
             "with T >= 1; stack the frames on axis 1"
         )
+    return in_full_precision(x), in_full_precision(other)
 
 
 def require_pixels(name: str, x: Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latentflow.metrics.checks import check_sequences
+from latentflow.metrics.checks import sequences
 from latentflow.validate import require_floating
 
 
@@ -36,7 +36,7 @@ def equivariance_error(decoded: Tensor, target: Tensor) -> Tensor:
 
     Source: Song et al. 2023, section 4.1.
     """
-    check_sequences("decoded", decoded, "target", target)
+    decoded, target = sequences("decoded", decoded, "target", target)
     return (target - decoded)[:, 1:].abs().flatten(1).sum(1)
 
 
@@ -107,7 +107,7 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
 
     Source: Song et al. 2023, section 4.1, for the absolute error.
     """
-    check_sequences("z", z, "encoded", encoded, "pass latents as they are")
+    z, encoded = sequences("z", z, "encoded", encoded, "pass latents as they are")
     error = equivariance_error(z, encoded)
     return error, error / identity_error(encoded)
 

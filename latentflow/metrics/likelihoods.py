@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentflow.metrics.checks import check_sequences, require_pixels
+from latentflow.metrics.checks import require_pixels, sequences
 from latentflow.validate import require_integer
 
 
@@ -29,7 +29,7 @@ def gaussian_log_likelihood(decoded: Tensor, target: Tensor) -> Tensor:
 
     Source: Song et al. 2023, eq. 1, where p(x_t | z_t) has Gaussian noise; its unit variance is ours, the paper gives none.
     """
-    check_sequences("decoded", decoded, "target", target)
+    decoded, target = sequences("decoded", decoded, "target", target)
     pixels = target.shape[2:].numel()
     return gaussian_constant(pixels) - 0.5 * (target - decoded).square().flatten(2).sum(2)
 
@@ -55,7 +55,7 @@ def bernoulli_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
 
     Source: Kingma and Welling 2014, appendix C.1.
     """
-    check_sequences("logits", logits, "target", target)
+    logits, target = sequences("logits", logits, "target", target)
     require_pixels("target", target)
     return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(2).sum(2)
 
