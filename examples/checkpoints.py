@@ -44,10 +44,11 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
         fix = "with --overwrite" if noted.is_file() else "without --resume"
         raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew {fix}")
     before, now = read(noted), as_noted(settings)
-    changed = [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+    changed = [name for name in now if before.get(name) != now[name]]
     if changed:
+        got, expected = (", ".join(f"{name} {said.get(name)!r}" for name in changed) for said in (now, before))
         raise ValueError(
-            f"--resume: got {', '.join(changed)}, expected the settings of the run in {noted}; "
+            f"--resume: got {got}, expected {expected}, the settings of the run in {noted}; "
             "give these again (its schedule was made for them), or start anew with --overwrite"
         )
 

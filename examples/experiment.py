@@ -173,5 +173,5 @@ def errors_in_one_line() -> Iterator[None]:
     """What a user can mend ends the script with one line."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

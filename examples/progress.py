@@ -54,7 +54,7 @@ class Progress:
             self.board = SummaryWriter(self.out / "tensorboard", purge_step=self.first + 1)
         self.bar.start()
         self.task = self.bar.add_task("", total=self.steps, completed=self.first, rate=0.0, losses="")
-        self.began = time.monotonic()
+        self.since = self.first, time.monotonic()  # the last line
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,12 +68,17 @@ class Progress:
         line = step == self.first + 1 or step % self.every == 0 or step == self.steps
         if not line and step % READ_EVERY != 0:
             return
-        rate, values = (step - self.first) / (time.monotonic() - self.began), self.read()
+        (before, then), values = self.since, self.read()
+        now = time.monotonic()
+        rate, first = (step - before) / (now - then), before == self.first
         losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.bar.update(self.task, completed=step, rate=rate, losses=losses)
+        if line:
+            self.since = step, now
         if self.writes and self.bar.disable and line:
-            left = (self.steps - step) / rate
-            print(f"{step:>6}/{self.steps}  {rate:.1f} steps/s  {left:.0f} s left  {losses}", flush=True)
+            # The first step takes longer than any other, and would promise hours.
+            speed = "" if first else f"{rate:.1f} steps/s  {(self.steps - step) / rate:.0f} s left  "
+            print(f"{step:>6}/{self.steps}  {speed}{losses}", flush=True)
 
     def read(self) -> dict[str, float]:
         """Write what waits, and return the last of it."""

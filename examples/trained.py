@@ -26,7 +26,10 @@ def load(out: Path | str) -> models.FlowVAE:
     """
     path = Path(out) / _NAME
     if not path.is_file():
-        raise ValueError(f"{path}: got no such file, expected that of a run; --resume writes it for runs without")
+        fix = (
+            "--resume writes it for runs without" if checkpoints.last(Path(out)) else "pass the folder that --out named"
+        )
+        raise ValueError(f"{path}: got no such file, expected that of a run; {fix}")
     noted = checkpoints.read(path)
     try:
         settings = models.Model(**noted["settings"])

@@ -43,10 +43,14 @@ class Acting:
         """
         if self.state is None or self.weights is not weights or self.times is not times:
             return False
-        if weights.is_inference() and isinstance(self.k, Tensor) and not self.constant:
-            return False
         now = states(weights, self.k, times)
-        return not now or not self.state or self.state == now
+        if not now or not self.state:
+            return True
+        return self.state == now and not (self._may_be_written_to and weights.is_inference())
+
+    @property
+    def _may_be_written_to(self) -> bool:
+        return isinstance(self.k, Tensor) and not self.constant
 
     @property
     def steps(self) -> int:
@@ -104,7 +108,8 @@ def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor
     if k.shape != (batch,) and k.shape != (batch, steps):
         raise ValueError(
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
-            "give each sample one label, or one for each step; one-hot rows go to weights=k.float()"
+            f"{'take k[:, 0]' if k.shape == (batch, 1) else 'give each sample one label, or one for each step'}; "
+            "one-hot rows go to weights=k.float()"
         )
     return k.to(device=z.device, dtype=torch.int64, copy=True)  # the user may write to hers
 
@@ -113,6 +118,8 @@ def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         got = f"a tensor of {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
         fix = "pass labels as k, or convert with .to(z.dtype)"
+        if isinstance(weights, list):
+            fix = "make a tensor of them"
         if isinstance(weights, tuple):
             fix = "unpack what a selector returns: weights, logits = selector(x)"
         raise TypeError(f"weights: got {got}, expected a floating tensor; {fix}")
@@ -128,8 +135,8 @@ def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
     require(
         (weights >= 0) & weights.isfinite(),
         lambda: (
-            f"weights: got values from {float(weights.min())} to "
-            f"{float(weights.max())}, expected finite numbers of at least 0; the diffusion prior has no negative time"
+            f"weights: got values from {weights.detach().min():.3g} to {weights.detach().max():.3g}, expected finite numbers "
+            "of at least 0; of a selector's two results pass the first, or take logits.softmax(-1)"
         ),
     )
     return weights if weights.ndim == 3 else weights[:, None].expand(-1, steps, -1)

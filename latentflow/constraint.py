@@ -72,9 +72,9 @@ class HJConstraint(nn.Module):
         super().__init__()
         derivatives.require_potential(potential)
         if force is not None and (not isinstance(force, nn.Module) or isinstance(force, Potential)):
-            raise TypeError(
-                f"force: got {type(force).__name__}, expected NegativeForce or a module that gives f <= 0; swap them?"
-            )
+            kind = f"the class {force.__name__}" if isinstance(force, type) else type(force).__name__
+            fix = "swap them" if isinstance(force, Potential) else "make one, NegativeForce(dim, num)"
+            raise TypeError(f"force: got {kind}, expected a NegativeForce or another module that gives f <= 0; {fix}")
         if isinstance(potential, Potential) and isinstance(force, NegativeForce):
             got, expected = (force.dim, force.num), (potential.dim, potential.num)
             if got != expected:

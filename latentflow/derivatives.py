@@ -114,6 +114,8 @@ def mixture(potential: nn.Module, z: Tensor, t: Tensor | float, active: int | Te
 def require_potential(potential: object) -> None:
     """Raise unless `potential` can be one."""
     if not isinstance(potential, nn.Module):
+        if isinstance(potential, type):
+            raise TypeError(f"potential: got the class {potential.__name__}, expected a module; make one of it")
         raise TypeError(f"potential: got {type(potential).__name__}, expected an nn.Module; wrap functions in a module")
     if isinstance(potential, NegativeForce):
         raise TypeError(
@@ -142,7 +144,13 @@ def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
             )
     with torch.no_grad():
         first = rows(z.detach(), 0.0)[0][:1]
-        of_one, of_two = (_evaluate(potential, *rows(x, 0.0)).shape[-1] for x in (first, torch.cat((first, first))))
+        try:
+            of_one, of_two = (_evaluate(potential, *rows(x, 0.0)).shape[-1] for x in (first, torch.cat((first, first))))
+        except (RuntimeError, IndexError, TypeError) as error:
+            error.add_note(
+                f"potential(z, t): z is (N, {z.shape[-1]}) and t (N,): write t[:, None] where t meets columns"
+            )
+            raise
     if of_one != of_two:
         raise ValueError(
             f"potential(z, t): got {of_one} columns for one latent and {of_two} for two, expected (N, K) with one K; "

@@ -32,6 +32,8 @@ def checked(q0: object, dim: int | None) -> Distribution:
         fix = "make the last axis the event, Independent(Normal(mu, std), 1)"
         if len(event) == 1 and not batch:
             fix = "add a batch axis"
+        elif len(event) == 1 and len(batch) == 2 and event[0] == (dim or event[0]):
+            fix = "a path starts from one frame: encode the first, x[:, 0]"
         elif len(event) == 1 and event == (2 * (dim or 0),):
             fix = "split the encoder's output into mean and log-variance with .chunk(2, dim=-1)"
         elif len(event) == 1 and len(batch) == 1:

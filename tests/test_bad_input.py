@@ -43,7 +43,7 @@ MISTAKES = {
     "k complex": (acting(k=torch.zeros(4).cfloat()), TypeError, "k: got a tensor of torch.complex64"),
     "k wrong batch": (acting(k=torch.zeros(3).long()), ValueError, "k: got shape (3,), expected (4,) or (4, 2)"),
     "k wrong steps": (acting(k=torch.zeros(4, 3).long()), ValueError, "k: got shape (4, 3)"),
-    "k column": (acting(k=torch.zeros(4, 1).long()), ValueError, "k: got shape (4, 1)"),
+    "k column": (acting(k=torch.zeros(4, 1).long()), ValueError, "k: got shape (4, 1), .* take k[:, 0]"),
     "labels out of range": (acting(k=torch.tensor([0, 1, 2, 5])), ValueError, "k: got labels from 0 to 5, expected 0"),
     "labels negative": (acting(k=torch.tensor([0, 1, -1, 0])), ValueError, "k: got labels from -1 to 1"),
     "weights integer": (
@@ -52,7 +52,16 @@ MISTAKES = {
         "weights: got a tensor of torch.int64, .* as k",
     ),
     "weights bool": (acting(weights=torch.ones(4, 2).bool()), TypeError, "weights: got a tensor of torch.bool"),
-    "weights list": (acting(weights=[0.5, 0.5]), TypeError, "weights: got list"),
+    "weights list": (
+        acting(weights=[0.5, 0.5]),
+        TypeError,
+        "weights: got list, expected a floating tensor; make a tensor",
+    ),
+    "logits for weights": (
+        acting(weights=randn(4, 2).requires_grad_()),
+        ValueError,
+        "weights: got values from -.*; of a selector's two results pass the first",
+    ),
     "weights negative": (acting(weights=-rand(4, 2)), ValueError, "weights: got values from -"),
     "weights nan": (acting(weights=NAN), ValueError, "weights: got values from nan"),
     "weights inf": (acting(weights=NAN.nan_to_num(math.inf)), ValueError, "weights: got values from inf"),

@@ -120,5 +120,7 @@ def test_the_hostile_files_are_hostile(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named_with_the_file_that_has_them(run: Path) -> None:
-    with pytest.raises(ValueError, match=rf"steps 20 -> 21, expected the settings of the run in {run}/settings.json"):
+    with pytest.raises(
+        ValueError, match=rf"got steps 21, expected steps 20, the settings of the run in {run}/settings.json"
+    ):
         checkpoints.check(run, {**SETTINGS, "steps": 21}, resume=True, overwrite=False)

@@ -82,7 +82,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for changes, said in (
         ({}, "--overwrite"),
-        ({"resume": True, "steps": 6}, r"steps 4 -> 6"),
+        ({"resume": True, "steps": 6}, r"got steps 6, expected steps 4"),
         ({"resume": True, "overwrite": True}, "both"),
         ({"steps": 0}, "at least 1"),
         ({"learning_rate": float("nan")}, "positive"),

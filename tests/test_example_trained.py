@@ -49,7 +49,9 @@ def test_says_which_transformation_is_which(run: tuple[Path, FlowVAE]) -> None:
 
 
 def test_what_is_missing_or_damaged_is_said(run: tuple[Path, FlowVAE], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere/model.json: got no such file, expected that of a run; --resume"):
+    with pytest.raises(
+        ValueError, match=r"nowhere/model.json: got no such file, expected that of a run; pass the folder"
+    ):
         trained.load(tmp_path / "nowhere")
     noted = json.loads((run[0] / "model.json").read_text())
     for damaged in ({**noted, "settings": {"dims": 3}}, {"settings": {}}, {**noted, "settings": {"dim": 0}}):

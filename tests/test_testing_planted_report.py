@@ -48,6 +48,18 @@ class TestReport:
         with finds(r"float64 copy: got RuntimeError \(.*\), expected a result \(N, K\) for latents \(N, 2\)"):
             kit.check_potential(Single(2), 2)
 
+    @pytest.mark.parametrize(
+        ("error", "forward"),
+        [
+            ("IndexError", lambda self, z, t: z * t[:, 0]),
+            ("TypeError", lambda self, z: z.square().sum(-1, keepdim=True)),
+        ],
+    )
+    def test_a_forward_that_expects_something_else(self, error, forward):
+        potential = type("Mistaken", (nn.Module,), {"forward": forward})()
+        with finds(rf"float64 copy: got {error} \(.*\), expected a result \(N, K\) for latents \(N, 2\)"):
+            kit.check_potential(potential, 2)
+
     def test_a_bias_that_moves_nothing(self):
         potential = Wave(2)
         potential.out = nn.Linear(12, 1)

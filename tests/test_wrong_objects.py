@@ -21,6 +21,9 @@ PATH = FlowPosterior(POTENTIAL)(Q0, 0, steps=2)
         lambda: FlowPosterior(FORCE),
         lambda: HJConstraint(FORCE, POTENTIAL),
         lambda: HJConstraint(POTENTIAL, POTENTIAL),
+        lambda: FlowPosterior(Potential),
+        lambda: HJConstraint(POTENTIAL, NegativeForce),
+        lambda: HJConstraint(FlowPosterior(POTENTIAL)),
         lambda: FlowPosterior(POTENTIAL)(Q0, torch.zeros(4).long().numpy(), steps=2),
     ],
 )
@@ -36,7 +39,7 @@ def test_forces_live_where_their_potentials_do():
 
 @pytest.mark.parametrize(
     ("shape", "fix"),
-    [((3,), "batch axis"), ((4, 6), r"\.chunk\(2"), ((4, 5), "dim=5"), ((4, 2, 3), "last axis the event")],
+    [((3,), "batch axis"), ((4, 6), r"\.chunk\(2"), ((4, 5), "dim=5"), ((4, 2, 3), r"encode the first, x\[:, 0\]")],
 )
 def test_a_posterior_of_the_wrong_shape_is_answered_with_the_likely_fix(shape, fix):
     with pytest.raises(ValueError, match=fix):
@@ -81,6 +84,21 @@ def test_potentials_that_are_no_functions_of_one_latent_are_refused_until_they_a
     layer.eval()
     flow.transport(z0, 0, 2)
     hj.initial(z0)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda z, t: torch.cat((z, t), -1), lambda z, t: (z * t).sum(-1, keepdim=True), lambda z, t: z * t[:, 0]],
+)
+def test_an_error_of_a_potential_comes_with_what_it_was_given(forward):
+    class Mistaken(torch.nn.Module):
+        def forward(self, z, t):
+            return forward(z, t)
+
+    for ask in (FlowPosterior(Mistaken()).transport, lambda z, *_: HJConstraint(Mistaken()).residual(z, 1.0)):
+        with pytest.raises((RuntimeError, IndexError)) as caught:
+            ask(torch.randn(4, 3), 0, 2)
+        assert "z is (N, 3) and t (N,): write t[:, None]" in caught.value.__notes__[0]
 
 
 def test_batches_normalised_by_themselves_are_refused_for_good():

@@ -86,6 +86,8 @@ def latent_equivariance_error(z: Tensor, encoded: Tensor) -> tuple[Tensor, Tenso
     r""":math:`\sum_{t=1}^T \|\mathrm{Enc}(x_t) - z_t\|_1` of each sequence, and the same divided by how far Enc(x_t) moves.
 
     The first depends on the scale of the latent space, the second does not: 0 is perfect, 1 is no better than standing still.
+    Both mean something only where the encoder was trained on later frames as well: one that has seen first frames alone puts
+    others anywhere.
 
     Args:
         z: (B, T+1, dim), the path.

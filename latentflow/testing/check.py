@@ -23,6 +23,7 @@ from latentflow.testing.modules import (
 )
 from latentflow.testing.potentials import assert_gradient, assert_hessian, assert_smooth, assert_time_derivative
 from latentflow.testing.strategies import acting, points
+from latentflow.validate import positive_integer
 
 Point = tuple[Tensor, Tensor | float]
 
@@ -55,9 +56,9 @@ def check_potential(
 
     Raises:
         AssertionError: at the first property that fails, for the smallest example found.
-        TypeError: potential is no module, or a force.
-        ValueError: dim is needed and not given, or the module normalises its batch or drops out in training mode, or has not
-            the same number of columns for each number of latents.
+        TypeError: potential is no module, a flow or a force, or dim or examples is no int.
+        ValueError: dim is needed and not given, dim or examples is below 1, or the module normalises its batch or drops out in
+            training mode, or has not the same number of columns for each number of latents.
 
     Example:
         >>> from latentflow import Potential
@@ -65,9 +66,11 @@ def check_potential(
         >>> check_potential(Potential(dim=3, num=2), examples=5)
     """
     derivatives.require_potential(potential)
-    dim = dim or derivatives.dimension(potential)
+    dim = derivatives.dimension(potential) if dim is None else dim
     if dim is None:
         raise ValueError("dim: got None, expected the size of a latent; pass dim=")
+    dim = positive_integer("dim", dim)
+    examples = None if examples is None else positive_integer("examples", examples)
     potential = copy.deepcopy(potential).double()
     force = None if force is None else copy.deepcopy(force).double()
     random = torch.Generator().manual_seed(0)
@@ -75,10 +78,11 @@ def check_potential(
     moments = latest * torch.rand(64, generator=random, dtype=torch.float64)
     try:
         num = derivatives.number_of_potentials(potential, many)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         raise AssertionError(
-            f"float64 copy: got RuntimeError ({error}), expected a result (N, K) for latents (N, {dim}) and times (N,); write "
-            "t[:, None] where t meets columns, and make tensors like z, or keep them as buffers"
+            f"float64 copy: got {type(error).__name__} ({error}), expected a result (N, K) for latents (N, {dim}) and times "
+            "(N,); write t[:, None] where t meets columns, make tensors like z, or keep them as buffers, and pass the dim that "
+            "its latents have"
         ) from error
     point = points(dim, low=low, high=high, latest=latest)
     several = points(dim, st.integers(2, 4), low=low, high=high, latest=latest)
