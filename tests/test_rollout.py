@@ -179,6 +179,17 @@ def test_what_acts_may_be_written_to_before_a_path_is_copied(kind, copied, mode)
     torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
 
 
+def test_labels_made_for_inference_alone_may_be_used_again():
+    """Nobody counts what is written to them: the path has its own."""
+    potential = make_potential(4, 3)
+    with torch.inference_mode():
+        labels = torch.tensor([0, 1, 2, 1, 0])
+        path, hj = FlowPosterior(potential)(gaussian(5, 4), labels, steps=3), HJConstraint(potential)
+        before = hj(path)
+        labels.fill_(2)
+        torch.testing.assert_close(hj(path), before)
+
+
 @pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.jacrev, torch.func.jacfwd])
 @pytest.mark.parametrize("kind", ["int", "switching"])
 def test_transforms_notice_what_is_written_to(transform, kind):

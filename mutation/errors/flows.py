@@ -178,4 +178,26 @@ ERRORS = (
         "False",
         ("constraint",),
     ),
+    _states("what vmap counts at the bottom is not looked at", "count += x._version", "count += 0"),
+    Error(
+        "a copy of what was written to is noted as if it had been so",
+        "latentflow/acting.py",
+        "        if self.is_of(self.weights, self.times):\n",
+        "        if True:\n",
+        ("acting", "rollout"),
+    ),
+    Error(
+        "what is written under inference mode is not thought of",
+        "latentflow/acting.py",
+        "self.state == now and not (self._may_be_written_to and weights.is_inference())",
+        "self.state == now",
+        ("rollout",),
+    ),
+    Error(
+        "what acts are the user's own labels, whatever she writes to them",
+        "latentflow/acting.py",
+        "dtype=torch.int64, copy=True)",
+        "dtype=torch.int64)",
+        ("rollout",),
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .error import errors_in
+from .error import Error, errors_in
 
 _errors = errors_in("latentflow/metrics/errors.py", "metrics")
 _likelihoods = errors_in("latentflow/metrics/likelihoods.py", "metrics")
@@ -64,5 +64,12 @@ ERRORS = (
     _evidence("the bound over samples lacks log S", ".logsumexp(0) - math.log(len(samples))", ".logsumexp(0)"),
     _likelihoods(
         "missing factor ½ in the likelihood", "- 0.5 * (target - decoded).square()", "- (target - decoded).square()"
+    ),
+    Error(
+        "half-precision images are summed in half precision",
+        "latentflow/metrics/checks.py",
+        "return in_full_precision(x), in_full_precision(other)",
+        "return x, other",
+        ("metrics",),
     ),
 )

@@ -200,4 +200,16 @@ ERRORS = (
         "if True:",
         ("validate",),
     ),
+    _derivatives(
+        "a subclass keeps its closed form whatever part of it is replaced",
+        "(type(module) is kind or not _changes(type(module), kind))",
+        "type(module).forward is kind.forward",
+    ),
+    Error(
+        "nobody may write to the log-determinant of a narrow network",
+        "latentflow/closed_form.py",
+        "return value.clone()",
+        "return value.view_as(value)",
+        ("rollout",),
+    ),
 )

@@ -106,4 +106,18 @@ ERRORS = (
         "force == force,",
         ("bad_settings",),
     ),
+    Error(
+        "a hook on the latents does not see the constraint",
+        "latentflow/constraint.py",
+        "and not _watched(path.z)",
+        "and True",
+        ("rollout",),
+    ),
+    Error(
+        "all latents share the force of the first one",
+        "latentflow/constraint.py",
+        "k = k.expand(z.shape[:2]) if isinstance(k, Tensor) else k",
+        "k = k",
+        ("constraint",),
+    ),
 )
