@@ -50,8 +50,9 @@ class Model:
     dim: int = 16
     """size of the latent"""
     networks: Networks = "sprite"
-    """small, with a decoder that draws, places and colours; plainly small; for scenes, with a decoder that adds pictures, adds
-    them and places one thing on top, or paints masks; or those of the paper, which had --dim 324"""
+    """sprite: small, with a decoder that draws, places and colours; small: the same with a plain decoder; scene: for scenes,
+    with a decoder that adds pictures; placed: that, with one thing placed on top; layers: for scenes, with a decoder that
+    paints masks; paper: the published ones, which had --dim 324"""
     width: int = 32
     """channels of the first convolution of the small networks; those of the paper have as many as the latent has dimensions"""
     hidden: int | None = None
