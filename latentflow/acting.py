@@ -111,7 +111,7 @@ def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor
             f"{'take k[:, 0]' if k.shape == (batch, 1) else 'give each sample one label, or one for each step'}; "
             "one-hot rows go to weights=k.float()"
         )
-    return k.to(device=z.device, dtype=torch.int64, copy=True)  # the user may write to hers
+    return k.to(device=z.device, dtype=torch.int64, copy=True)  # users may write to theirs
 
 
 def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:

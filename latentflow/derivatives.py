@@ -3,9 +3,9 @@
 A user's module sees latents as rows, z (N, dim) with t (N,), and returns (N, K). Rows must not look at each other (no batch
 normalisation in training mode): the derivatives of one sample are read off a sum over all of them.
 
-Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). Uncompiled
-and outside of vmap, those of our own potentials that a label leaves out are not evaluated: they cost nothing, and their
-overflow cannot reach the result. A user's module is asked for all its columns.
+Everywhere `active` says which potentials act: an index, labels (...), or weights (..., K). Uncompiled and outside of vmap,
+those of our own potentials that a label leaves out are not evaluated: they cost nothing, and their overflow cannot reach the
+result. A user's module is asked for all its columns.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def require_potential(potential: object) -> None:
         raise TypeError(
             "potential: got NegativeForce, expected a potential; a force belongs into HJConstraint(potential, force)"
         )
-    if hasattr(potential, "transport"):
+    if hasattr(potential, "transport") and hasattr(potential, "potential"):
         got = type(potential).__name__
         raise TypeError(f"potential: got {got}, expected the potential that it follows; pass flow.potential")
 

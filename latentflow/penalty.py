@@ -148,14 +148,8 @@ def _backward(inputs: Any, kept: Any, by: Any, asked: Any) -> tuple[Tensor | Non
     by_tau, *by_others = of_parts((by_tau, *by_networks, by_bias), layers.weight_in.shape[0])
     _, by_layers = time_branch.adjoint(layers, parts, by_tau, None)
     by_force = each_to_all((*by_layers, *by_others), k, of_force[1].shape[0])
-    by_given = (
-        by_left.view_as(left),
-        by_at_0,
-        None,
-        None,
-        by_weights,
-        by_rows.view_as(starts),
-    )  # of each field of `_Given`
+    # Of each field of `_Given`.
+    by_given = by_left.view_as(left), by_at_0, None, None, by_weights, by_rows.view_as(starts)
     return *by_given, None, *by_force, None, None, None
 
 

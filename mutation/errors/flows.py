@@ -194,7 +194,7 @@ ERRORS = (
         ("rollout",),
     ),
     Error(
-        "what acts are the user's own labels, whatever she writes to them",
+        "what acts are the users' own labels, whatever they write to them",
         "latentflow/acting.py",
         "dtype=torch.int64, copy=True)",
         "dtype=torch.int64)",
