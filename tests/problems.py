@@ -1,5 +1,6 @@
 """What the tests share: problems of their own, and those of `latentflow.testing` under the names that the tests use."""
 
+import dataclasses
 import re
 
 import pytest
@@ -117,3 +118,18 @@ def one_hot(labels, num, dtype=torch.float64):
 def finds(said):
     """A block in which an assertion of the kit must fail, saying this."""
     return pytest.raises(AssertionError, match=said)
+
+
+def what_acts(kind, batch, steps, num, seed):
+    """An argument of a flow, of each kind there is."""
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "weights":
+        return {"weights": rand(batch, steps, num, seed=seed)}
+    shape = {"int": (), "labels": (batch,), "switching": (batch, steps)}[kind]
+    k = torch.randint(num, shape, generator=generator)
+    return {"k": int(k) if kind == "int" else k}
+
+
+def plain(path):
+    """The same path without what the flow has evaluated on the way."""
+    return dataclasses.replace(path, rollout=None)

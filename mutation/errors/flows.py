@@ -10,7 +10,7 @@ _posterior = errors_in("latentflow/posterior.py", "logdet", "density", "posterio
 _path = errors_in("latentflow/path.py", "logdet", "density", "posterior")
 _initial = errors_in("latentflow/initial.py", "posterior")
 _acting = errors_in("latentflow/acting.py", "acting", "inverse", "solvers")
-_states = errors_in("latentflow/states.py", "rollout")
+_states = errors_in("latentflow/states.py", "rollout_changes")
 _layout = errors_in("latentflow/layout.py", "layout", "written_out")
 _groups = errors_in("latentflow/groups.py", "layout")
 _stack = errors_in("latentflow/stack.py", "layout", "written_out", "rollout")
@@ -184,20 +184,20 @@ ERRORS = (
         "latentflow/acting.py",
         "        if self.is_of(self.weights, self.times):\n",
         "        if True:\n",
-        ("acting", "rollout"),
+        ("acting", "rollout_changes"),
     ),
     Error(
         "what is written under inference mode is not thought of",
         "latentflow/acting.py",
         "self.state == now and not (self._may_be_written_to and weights.is_inference())",
         "self.state == now",
-        ("rollout",),
+        ("rollout_changes",),
     ),
     Error(
         "what acts are the users' own labels, whatever they write to them",
         "latentflow/acting.py",
         "dtype=torch.int64, copy=True)",
         "dtype=torch.int64)",
-        ("rollout",),
+        ("rollout_changes",),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .error import Error, errors_in
 
 _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
-_derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout")
+_derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout_changes")
 _potential = errors_in("latentflow/potential.py", "potential", "derivatives")
 _force = errors_in("latentflow/force.py", "potential")
 _hessian_product = errors_in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
@@ -210,6 +210,6 @@ ERRORS = (
         "latentflow/closed_form.py",
         "return value.clone()",
         "return value.view_as(value)",
-        ("rollout",),
+        ("rollout_changes",),
     ),
 )

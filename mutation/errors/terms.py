@@ -111,7 +111,7 @@ ERRORS = (
         "latentflow/constraint.py",
         "and not _watched(path.z)",
         "and True",
-        ("rollout",),
+        ("rollout_changes",),
     ),
     Error(
         "all latents share the force of the first one",
