@@ -80,7 +80,7 @@ class Run:
     accumulate: int = 1
     """parts of a batch that are taken one after another, to save memory; without labels each has a balance of its own"""
     threads: int = dataclasses.field(default_factory=lambda: min(2, torch.get_num_threads()))
-    """CPU threads of each process: two, or one where OMP_NUM_THREADS says so; more are no faster for such networks"""
+    """CPU threads of each process: two, or one where OMP_NUM_THREADS says so"""
     resume: bool = False
     """go on from the last checkpoint in OUT"""
     overwrite: bool = False

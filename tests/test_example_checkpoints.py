@@ -124,3 +124,11 @@ def test_other_settings_are_named_with_the_file_that_has_them(run: Path) -> None
         ValueError, match=rf"got steps 21, expected steps 20, the settings of the run in {run}/settings.json"
     ):
         checkpoints.check(run, {**SETTINGS, "steps": 21}, resume=True, overwrite=False)
+
+
+def test_a_file_is_no_folder_for_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=r"--out: got .*notes.txt, which is a file, expected a folder"):
+        checkpoints.check(file, SETTINGS, resume=False, overwrite=True)
+    assert file.read_text() == "mine"

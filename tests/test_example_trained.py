@@ -53,6 +53,10 @@ def test_what_is_missing_or_damaged_is_said(run: tuple[Path, FlowVAE], tmp_path:
         ValueError, match=r"nowhere/model.json: got no such file, expected that of a run; pass the folder"
     ):
         trained.load(tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match=r"checkpoints/model.json: got no such file, .*; pass the folder that --out named"
+    ):
+        trained.load(run[0] / "checkpoints")
     noted = json.loads((run[0] / "model.json").read_text())
     for damaged in ({**noted, "settings": {"dims": 3}}, {"settings": {}}, {**noted, "settings": {"dim": 0}}):
         (tmp_path / "model.json").write_text(json.dumps(damaged))
