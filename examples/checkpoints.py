@@ -31,7 +31,9 @@ _KEPT = 2  # checkpoints: if the last is damaged there is one to go back to
 def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Raise unless this run may use the folder; touches nothing."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out: got {out}, which is a file, expected a folder, or the name of a new one; name another")
+        raise ValueError(
+            f"--out: got {out}, which is a file, expected a folder, or the name of a new one; name another"
+        )
     noted = out / _NOTED
     if not resume:
         if noted.exists() and not overwrite:
