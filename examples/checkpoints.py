@@ -47,14 +47,23 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
     if not noted.is_file() or last(out) is None:
         fix = "with --overwrite" if noted.is_file() else "without --resume"
         raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew {fix}")
-    before, now = read(noted), as_noted(settings)
+    before, now = settings_of(out), as_noted(settings)
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         got, expected = (", ".join(f"{name} {said.get(name)!r}" for name in changed) for said in (now, before))
+        fix = "leave these options out"
+        if "shares" in changed:
+            fix = "give the same product of --devices, --nodes and --accumulate"
         raise ValueError(
             f"--resume: got {got}, expected {expected}, the settings of the run in {noted}; "
-            "give these again (its schedule was made for them), or start anew with --overwrite"
+            f"{fix} (its schedule was made for them), or start anew with --overwrite"
         )
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    """The settings that a run noted in its folder; none where there is no run."""
+    noted = out / _NOTED
+    return read(noted) if noted.is_file() else {}
 
 
 def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:

@@ -41,10 +41,12 @@ def evaluate(
     some: int = 1000,
     seed: int = 0,
     chunk: int = 100,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """All that is reported, on bases (N, ...) that training never saw; errors are sums over pixels and steps.
 
     What takes long and changes little with more is measured on some of them; errors also on bases from elsewhere, by name.
+    `say` is told what is measured next.
     """
     model.eval()
     generator = torch.Generator(bases.device).manual_seed(seed)
@@ -56,16 +58,22 @@ def evaluate(
     def errors(part: Tensor) -> Tree:
         return {name: single(model, truth.single(part, k, steps), k, generator) for k, name in enumerate(truth.names)}
 
-    results: dict[str, Any] = {
-        "transformations": _averaged(errors, bases, chunk),
-        "compositions": _averaged(lambda part: compose(model, part, truth, steps, index), few, chunk),
-        "extrapolation": _averaged(lambda part: extrapolation(model, part, truth, steps, further), few, chunk)
-        if further > 0
-        else {},
-        "out_of_distribution": {name: _averaged(errors, others, chunk) for name, others in (elsewhere or {}).items()},
-        "transport": _transport(model, few, truth, steps, index, generator),
-        "bounds": _bounds(model, few[:256], truth, steps, generator),
+    measures: dict[str, Callable[[], Any]] = {
+        "transformations": lambda: _averaged(errors, bases, chunk),
+        "compositions": lambda: _averaged(lambda part: compose(model, part, truth, steps, index), few, chunk),
+        "extrapolation": lambda: (
+            _averaged(lambda part: extrapolation(model, part, truth, steps, further), few, chunk) if further > 0 else {}
+        ),
+        "out_of_distribution": lambda: {
+            name: _averaged(errors, others, chunk) for name, others in (elsewhere or {}).items()
+        },
+        "transport": lambda: _transport(model, few, truth, steps, index, generator),
+        "bounds": lambda: _bounds(model, few[:256], truth, steps, generator),
     }
+    results = {}
+    for name, measure in measures.items():
+        say(name.replace("_", " "))
+        results[name] = measure()
     if selection is not None:
         results["selection"] = selection
     return results

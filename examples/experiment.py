@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import checkpoints
@@ -97,6 +98,7 @@ class Sequences:
 
 
 S = TypeVar("S", bound=Settings)
+R = TypeVar("R", bound=train.Run)
 
 
 def labels(settings: Settings, count: int, num: int, step: int, device: torch.device) -> Tensor:
@@ -123,13 +125,15 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     seconds = train.train(fabric, model, data.draw, settings)
     if not fabric.is_global_zero:
         return
-    print(f"evaluating on {len(data.held_out)} held-out sequences of each kind", flush=True)
-    results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some)
+    print(f"evaluating on {len(data.held_out)} held-out sequences of each kind:", end="", flush=True)
+    results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some, say=_say)
     index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
     if settings.variation_pairs > 0:
+        _say("variation")
         results["variation"] = variation(
             model, data.held_out, data.truth, data.steps, index, settings.variation_pairs, seed=settings.seed
         )
+    print(" figures", flush=True)
     found = rows(model, data.held_out, data.truth, data.steps, index, each=6)
     picture(found, settings.out / "figure.png", data.note)
     animation(found, settings.out / "evolution.webp")
@@ -140,6 +144,11 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     print(
         f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png, evolution.webp to {settings.out}"
     )
+
+
+def _say(what: str) -> None:
+    """One line that grows while it takes."""
+    print(f" {what},", end="", flush=True)
 
 
 def _check(settings: Settings, num: int, held_out: int) -> None:
@@ -159,13 +168,41 @@ def _check(settings: Settings, num: int, held_out: int) -> None:
         )
 
 
-def settings_of(kind: type[S], presets: Mapping[str, S], arguments: list[str], description: str | None) -> S:
-    """The preset's settings, and what the command line changes; the first preset is the default."""
+def settings_of(kind: type[R], presets: Mapping[str, R], arguments: list[str], description: str | None) -> R:
+    """The preset's settings, and what the command line changes; the first preset is the default.
+
+    Those of a run that is resumed stand in its folder, and need not be given again.
+    """
     first = next(iter(presets))
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default=first)
-    preset = chooser.parse_known_args(arguments)[0].preset
-    return tyro.cli(kind, default=presets.get(preset, presets[first]), args=arguments, description=description)
+    chooser.add_argument("--out", type=Path)
+    chooser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False)
+    said = chooser.parse_known_args(arguments)[0]
+    default = presets.get(said.preset, presets[first])
+    if said.resume:
+        out = said.out or default.out
+        before = checkpoints.settings_of(out)
+        if before:
+            default = _as_before(presets.get(before.get("preset", ""), default), before, out)
+    return tyro.cli(kind, default=default, args=arguments, description=description)
+
+
+def _as_before(default: R, before: Mapping[str, Any], out: Path) -> R:
+    """Settings as a run noted them in its folder; those that make no difference to it by default."""
+    names = [name for name in default.noted() if name != "shares"]
+    missing = [name for name in names if name not in before]
+    if missing:
+        raise ValueError(
+            f"--resume: got {out}, whose run has no {', '.join(missing)}, expected a run of this example; "
+            "name its folder with --out, or start anew with --overwrite"
+        )
+    try:
+        return dataclasses.replace(default, **{name: before[name] for name in names})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{out}: got {error}, expected settings of a run; the file is damaged, start anew with --overwrite"
+        ) from error
 
 
 @contextlib.contextmanager

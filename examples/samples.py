@@ -7,6 +7,7 @@ that no renderer of ours has made.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import experiment
 import models
 import torch
 import train
-import tyro
 from data.samples import samples
 from evaluate import single
 from figures import Row, picture
@@ -98,4 +98,4 @@ def movement(x: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     with experiment.errors_in_one_line():
-        main(tyro.cli(Settings, description=__doc__))
+        main(experiment.settings_of(Settings, {"": Settings()}, sys.argv[1:], __doc__))

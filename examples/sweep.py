@@ -76,7 +76,7 @@ def _results(settings: mnist.Settings, name: str) -> dict[str, Any]:
     if written.exists() and checkpoints.read(written)["settings"] == noted:
         return checkpoints.read(written)
     print(f"{name}, seed {settings.seed}", flush=True)
-    goes_on = checkpoints.last(out) is not None and checkpoints.read(out / "settings.json") == noted
+    goes_on = checkpoints.last(out) is not None and checkpoints.settings_of(out) == noted
     mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=not goes_on))
     return checkpoints.read(written)
 

@@ -82,7 +82,7 @@ class Run:
     threads: int = dataclasses.field(default_factory=lambda: min(2, torch.get_num_threads()))
     """CPU threads of each process: two, or one where OMP_NUM_THREADS says so"""
     resume: bool = False
-    """go on from the last checkpoint in OUT"""
+    """go on from the last checkpoint in OUT, with the settings that its run had"""
     overwrite: bool = False
     """start again although OUT holds a run"""
 

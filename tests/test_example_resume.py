@@ -1,0 +1,53 @@
+"""What a resumed run takes from its folder, so that nobody has to say it again."""
+
+import dataclasses
+from pathlib import Path
+
+import checkpoints
+import mnist
+import pytest
+import shapes3d
+from experiment import settings_of
+
+RUN = mnist.Settings(**{**vars(mnist.PRESETS["cpu"]), "dim": 12, "decay": 0.25, "supervision": "none", "muon": 0.01})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    checkpoints.claim(tmp_path, RUN.noted(), resume=False)
+    return tmp_path
+
+
+def test_the_settings_of_the_run_need_not_be_given_again(folder: Path) -> None:
+    resumed = mnist.settings_of(["--out", str(folder), "--resume"])
+    assert resumed == dataclasses.replace(RUN, out=folder, resume=True)
+
+
+def test_what_is_given_is_what_is_taken_for_the_check_to_refuse(folder: Path) -> None:
+    (folder / "checkpoints" / "00000001").mkdir(parents=True)
+    resumed = mnist.settings_of(["--out", str(folder), "--resume", "--dim", "8", "--threads", "1"])
+    assert resumed == dataclasses.replace(RUN, out=folder, resume=True, dim=8, threads=1)
+    with pytest.raises(ValueError, match=r"got dim 8, expected dim 12, .*; leave these options out"):
+        checkpoints.check(folder, resumed.noted(), resume=True, overwrite=False)
+    shared = mnist.settings_of(["--out", str(folder), "--resume", "--accumulate", "2"])
+    with pytest.raises(ValueError, match=r"got shares 2, expected shares 1, .*; give the same product of --devices"):
+        checkpoints.check(folder, shared.noted(), resume=True, overwrite=False)
+
+
+def test_nothing_is_taken_where_nothing_is_resumed(folder: Path) -> None:
+    assert mnist.settings_of(["--out", str(folder)]) == mnist.Settings(out=folder)
+    assert mnist.settings_of(["--out", str(folder / "new"), "--resume"]) == mnist.Settings(
+        out=folder / "new", resume=True
+    )
+
+
+def test_a_run_of_another_example_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="whose run has no side, expected a run of this example"):
+        settings_of(shapes3d.Settings, shapes3d.PRESETS, ["--out", str(folder), "--resume"], "")
+
+
+@pytest.mark.parametrize("change", [{"steps": "many"}, {"steps": 0}, {"frames": []}], ids=str)
+def test_settings_that_cannot_be_are_named(folder: Path, change: dict[str, object]) -> None:
+    checkpoints.write(folder / "settings.json", RUN.noted() | change)
+    with pytest.raises(ValueError, match=f"{folder}: got .*, expected settings of a run; the file is damaged"):
+        mnist.settings_of(["--out", str(folder), "--resume"])
