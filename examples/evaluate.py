@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transport import residual, transport_cost
 
-from latentflow import FlowPosterior, LatentPath
+from latentflow import LatentPath
 from latentflow.metrics import (
     black_error,
     equivariance_error,
@@ -103,7 +102,7 @@ def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dic
     encoded = model.posterior(x.flatten(0, 1)).mean
     by_itself = model.images(encoded[:, None]).view_as(x)
     absolute, relative = latent_equivariance_error(z, encoded.view_as(z))
-    path: LatentPath = exact(model.flow)(q0, steps=steps, generator=generator, **what)
+    path: LatentPath = model.flow.with_log_det("exact")(q0, steps=steps, generator=generator, **what)
     assert path.folds is not None
     return {
         "error": equivariance_error(model.images(z), x).mean().item(),
@@ -114,13 +113,6 @@ def single(model: FlowVAE, x: Tensor, k: int, generator: torch.Generator) -> dic
         "latent_relative": relative.mean().item(),
         "folds": path.folds.float().mean().item(),
     }
-
-
-def exact(flow: FlowPosterior) -> FlowPosterior:
-    """The same flow with exact log-determinants: noise in them would inflate the bounds."""
-    same = copy.copy(flow)
-    same.log_det = "exact"
-    return same
 
 
 def extrapolation(model: FlowVAE, bases: Tensor, truth: Transformations, steps: int, further: int) -> Tree:
@@ -146,9 +138,7 @@ def _transport(
     results = {}
     for k, name in enumerate(truth.names):
         q0 = model.posterior(truth.single(bases, k, steps)[:, 0])
-        z = FlowPosterior(model.flow.potential, None, label=model.flow.label)(
-            q0, index[k], steps=steps, generator=generator
-        ).z
+        z = model.flow.with_log_det(None)(q0, index[k], steps=steps, generator=generator).z
         results[name] = {**transport_cost(z), "residual": residual(model, z, index[k], generator)}
     return results
 
@@ -163,7 +153,7 @@ def _bounds(
     num = len(truth.names)
     price = 0.0 if model.selector is None else math.log(num)  # of a sure choice
     totals = dict.fromkeys(("marginal", "initial", "importance_weighted"), 0.0)
-    flow = exact(model.flow)
+    flow = model.flow.with_log_det("exact")  # noise in them would inflate the bounds
     for k in range(num):
         x = truth.single(bases, k, steps)
         what, q0 = acting(model, x, k), model.posterior(x[:, 0])

@@ -5,11 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from latentflow import metrics
 from latentflow.constraint import HJConstraint
 from latentflow.force import NegativeForce
-from latentflow.inversion import FoldError
-from latentflow.objective import flow_kl
+from latentflow.objective import PathPrior, flow_kl
 from latentflow.path import LatentPath
 from latentflow.posterior import FlowPosterior
 from latentflow.potential import Potential
+from latentflow.preimage import FoldError
 from latentflow.prior import DiffusionPrior
 from latentflow.selector import GumbelSelector, categorical_kl
 from latentflow.validate import validate_values
@@ -27,6 +27,7 @@ __all__ = [
     "HJConstraint",
     "LatentPath",
     "NegativeForce",
+    "PathPrior",
     "Potential",
     "categorical_kl",
     "flow_kl",

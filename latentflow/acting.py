@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentflow.derivatives import number_of_potentials
 from latentflow.states import State, states
 from latentflow.validate import index, labels_in_range, positive_integer, require
 
@@ -36,10 +35,10 @@ class Acting:
         return Acting, (self.weights, self.k, self.times, None, self.constant)
 
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
-        """Whether this is what acts with these weights at these times, and nobody has written to it since.
+        """Whether these are the weights and times that it came with, and nobody has written to them since.
 
-        Where either was asked inside of a compiled graph, nobody could tell. Nor of weights that were made of switching labels
-        under inference mode; all others of ours, which repeat a row, PyTorch does not write to.
+        Compiled code does not see what is written, so there the answer is yes. Nor does inference mode: weights made there of
+        switching labels are never trusted. All others of ours repeat a row, and PyTorch refuses to write to those.
         """
         if self.state is None or self.weights is not weights or self.times is not times:
             return False
@@ -69,15 +68,12 @@ class Acting:
         return (self.weights if self.k is None else self.k).repeat_interleave(substeps, 1)
 
 
-def acting(
-    potential: nn.Module, z: Tensor, k: int | Tensor | None, weights: Tensor | None, steps: int | None
-) -> Acting:
-    """Check and unify what the user said; z is (B, dim)."""
+def acting(num: int, z: Tensor, k: int | Tensor | None, weights: Tensor | None, steps: int | None) -> Acting:
+    """Check and unify what the user said of `num` potentials; z is (B, dim)."""
     steps = positive_integer("steps", steps, "pass steps=T, the number of transitions, of at least 1")
     if (k is None) == (weights is None):
         got = "neither" if k is None else "both"
         raise ValueError(f"k, weights: got {got}, expected exactly one; pass labels as k or a mixture as weights=")
-    num = number_of_potentials(potential, z)
     times = torch.arange(steps + 1, dtype=z.dtype, device=z.device)
     if weights is not None:
         return Acting.noted(_weights(weights, z, steps, num), None, times)

@@ -1,4 +1,4 @@
-"""What the networks that act say of latents, and its way back to the order of these: labels are answered in groups."""
+"""What the networks that act say of latents, in the order of these: those of each label are evaluated together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from latentflow import closed_form
+from latentflow.closed_form import Networks
 from latentflow.layout import Layout
+from latentflow.time_branch import Embedding, Layers, tau_and_rate
 
 
 class Answers(NamedTuple):
@@ -16,6 +18,17 @@ class Answers(NamedTuple):
     local: closed_form.Local
     rate: Tensor
     layout: Layout
+
+    @classmethod
+    def of(cls, layers: Layers, networks: Networks, z: Tensor, t: Tensor, layout: Layout) -> Answers:
+        """Of the networks that the layout has chosen, for latents z (..., d) and times t that broadcast to (...)."""
+        embedding = Embedding.of(t.flatten(), layers.weight_in.shape[-1])
+        of_times = [to_rows(x, t, z.shape[:-1]) for x in tau_and_rate(embedding, layers)]
+        if layout.rows is not None and t.numel() != 1:  # of all latents, each group keeps its own
+            own = layout.rows[..., None].expand(-1, -1, of_times[0].shape[-1])
+            of_times = [x.gather(1, own) for x in of_times]
+        tau, rate = of_times
+        return cls(closed_form.activate(networks, layout.spread(z.reshape(-1, z.shape[-1])), tau), rate, layout)
 
     @property
     def weights(self) -> Tensor | None:
@@ -40,3 +53,14 @@ class Answers(NamedTuple):
         return self.of_latents(
             closed_form.to_latents(local.networks, local.gradient_coefficient(), self.weights), shape
         )
+
+
+def to_rows(branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """What each distinct time of t says, (G, S, h), as (G, N, h) where t broadcasts to `lead`, of product N.
+
+    (G, 1, h) where all latents share one time.
+    """
+    if t.numel() == 1:
+        return branch
+    branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, branch.shape[-1])
+    return branch.expand(-1, *lead, -1).flatten(1, -2)

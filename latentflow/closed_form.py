@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from latentflow.curvature import Curvature, many
-from latentflow.hamilton_jacobi import time_derivative
-from latentflow.hessian_product import coefficient_of_product, curvature_of_output
+from latentflow.hessian_product import coefficient_of_product
 from latentflow.precision import apart_from_autocast
 from latentflow.product import plus_product, times_vectors
-from latentflow.tanh import slope_of, through_tanh
+from latentflow.tanh import slope_and_bend, slope_of, through_tanh
 from latentflow.written_out import differentiably, transformed
 
 
@@ -78,7 +77,7 @@ class Local:
         value: Tensor | None,
     ) -> Local:
         """With what the output tanh adds to the activations, from its value u, (G, N, 1)."""
-        slope, bend = (None, None) if value is None else curvature_of_output(value)
+        slope, bend = (None, None) if value is None else slope_and_bend(value)
         return cls(networks, first, second, back, coefficient, slope, bend)
 
     def rows(self, rows: slice) -> Local:
@@ -247,9 +246,19 @@ def to_latents(networks: Networks, coefficient: Tensor, weights: Tensor | None) 
 
 
 def value_of(networks: Networks, second: Tensor) -> Tensor:
-    """U, (G, N), for h_2, (G, N, h)."""
+    """u, (G, N), from h_2, (G, N, h)."""
     value = times_vectors(second, networks.read_out)
     return value if networks.output_bias is None else torch.tanh(value + networks.output_bias[:, None])
+
+
+def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
+    """dv/dt = q . tau'(t), (G, S M), for q, (G, S M, h), and tau'(t), (G, S, h)."""
+    return times_vectors(by_step(back, rate).flatten(0, 1), rate.flatten(0, 1)).view(back.shape[:2])
+
+
+def by_step(x: Tensor, rate: Tensor) -> Tensor:
+    """x (G, S M, n) as (G, S, M, n), for as many steps as there are rates, (G, S, h)."""
+    return x.reshape(*rate.shape[:2], x.shape[1] // max(1, rate.shape[1]), x.shape[2])
 
 
 def at_times(first: Tensor, tau: Tensor) -> Tensor:

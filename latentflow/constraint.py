@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import derivatives
+from latentflow.acting import Acting
 from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
 from latentflow.force import NegativeForce
@@ -122,7 +123,7 @@ class HJConstraint(nn.Module):
         Source: Song et al. 2023, eq. 13.
         """
         with without_autocast(z):
-            return require_finite_derivatives("residual", self._residual_and_force(self._checked(z), t, None)[0])
+            return require_finite_derivatives("residual", self._residual_and_force(self._checked(z), t, None, None)[0])
 
     def initial(self, z: Tensor) -> Tensor:
         r"""The initial term :math:`\|\nabla u^k(z, 0)\|^2` of every potential: z (..., dim) to (..., K).
@@ -174,14 +175,15 @@ class HJConstraint(nn.Module):
     def _of_path(self, path: LatentPath, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """The penalty of each sample, (B,), at the latents z (B, T, dim) that the steps start from."""
         # A label spares the potentials that do not act; weights that replace the path's own speak for themselves.
-        k = path.acting.k if path.acting is not None and _intact(path) else None
+        what = _acting(path)
+        k = None if what is None else what.k
         k = k.expand(z.shape[:2]) if isinstance(k, Tensor) else k  # all latents may share the labels of one sample
         weights = path.weights if k is None else None
         t = path.times[1:] if self.label == "end" else path.times[:-1]
         if self.times == "uniform":
             cell = torch.rand(z.shape[:2], generator=generator, dtype=z.dtype, device=z.device)
             t = path.times[1:] - cell  # in (t-1, t]
-        penalty = self._penalty(*self._residual_and_force(z, t, k))
+        penalty = self._penalty(*self._residual_and_force(z, t, k, path.weights.shape[-1]))
         total = penalty.mean((1, 2)) if weights is None else (weights * penalty).sum((1, 2)) / z.shape[1]
         if self.initial_weight > 0:
             initial = self._initial(z[:, 0], k[:, 0] if isinstance(k, Tensor) else k)
@@ -200,18 +202,20 @@ class HJConstraint(nn.Module):
         return (
             self.label == "end"
             and path.rollout is not None
-            and _intact(path)
+            and _acting(path) is not None
             and not _watched(path.z)
             and path.rollout.is_of(self.potential, path.z)
         )
 
-    def _residual_and_force(self, z: Tensor, t: Tensor | float, k: int | Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(..., K) of every potential, or (..., 1) of the labelled one."""
+    def _residual_and_force(
+        self, z: Tensor, t: Tensor | float, k: int | Tensor | None, num: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(..., K) of every potential, or (..., 1) of the labelled one of `num`."""
         rate, gradients = derivatives.first_derivatives(self.potential, z, t, k)
         left = rate + 0.5 * gradients.square().sum(-1)
         if self.force is None:
             return left, None
-        num = left.shape[-1] if k is None else derivatives.number_of_potentials(self.potential, z)
+        num = left.shape[-1] if k is None else num
         force = derivatives.values(self.force, z, t, "force")
         require(
             ~(force > 0),
@@ -231,9 +235,10 @@ class HJConstraint(nn.Module):
         return derivatives.first_derivatives(self.potential, z, 0.0, k)[1].square().sum(-1)
 
 
-def _intact(path: LatentPath) -> bool:
-    """Whether weights and times are those by which the flow has moved."""
-    return path.acting is not None and path.acting.is_of(path.weights, path.times)
+def _acting(path: LatentPath) -> Acting | None:
+    """What acted, if weights and times are still those by which the flow has moved."""
+    what = path.acting
+    return what if what is not None and what.is_of(path.weights, path.times) else None
 
 
 def _watched(z: Tensor) -> bool:

@@ -51,7 +51,7 @@ class Curvature(NamedTuple):
                     diagonal = factor.diagonal(dim1=-2, dim2=-1).clone()
                     inverse = torch.cholesky_inverse(factor, out=factor) if in_place else torch.cholesky_inverse(factor)
             if unfolded:
-                return _LogDet.apply(*self, diagonal, inverse.mT), info != 0  # type: ignore[no-untyped-call]
+                return _LogDetOfFactors.apply(*self, diagonal, inverse.mT), info != 0  # type: ignore[no-untyped-call]
         return logdet.of_jacobian(self.jacobian())
 
     def _added_to(self, matrix: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Curvature(NamedTuple):
         return total.view(*self.outer.shape[:2], size, size)
 
 
-class _LogDet(torch.autograd.Function):
+class _LogDetOfFactors(torch.autograd.Function):
     """Of a positive definite I + H, given the diagonal of its Cholesky factor, and M; differentiable twice."""
 
     generate_vmap_rule = True

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latentflow.product import over_rows, times_vectors
+from latentflow.closed_form import by_step, time_derivative
+from latentflow.product import over_rows
 from latentflow.tanh import slope_of
 
 
@@ -27,11 +28,6 @@ def left_hand_side(squared: Tensor, back: Tensor, value: Tensor | None, rate: Te
     return torch.add(derivative, squared, alpha=0.5)
 
 
-def time_derivative(back: Tensor, rate: Tensor) -> Tensor:
-    """dv/dt = q . tau'(t), (G, S M), of the potential without its output tanh."""
-    return times_vectors(_by_step(back, rate).flatten(0, 1), rate.flatten(0, 1)).view(back.shape[:2])
-
-
 def adjoint(back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """The gradients of q, u and tau', for that of the left-hand side, (G, S M), which is also that of |grad u|^2 / 2."""
     by_left = by_left[..., None]
@@ -39,11 +35,6 @@ def adjoint(back: Tensor, value: Tensor | None, rate: Tensor, by_left: Tensor) -
     if value is not None:
         by_derivative = by_left * slope_of(value)
         by_value = (-2 * value * time_derivative(back, rate)[..., None]).mul_(by_left)
-    by_steps = _by_step(by_derivative, rate)
-    by_rate = over_rows(by_steps * _by_step(back, rate))  # which is faster than products of few rows
+    by_steps = by_step(by_derivative, rate)
+    by_rate = over_rows(by_steps * by_step(back, rate))  # which is faster than products of few rows
     return (by_steps * rate[:, :, None]).view_as(back), by_value, by_rate
-
-
-def _by_step(x: Tensor, rate: Tensor) -> Tensor:
-    """x (G, S M, n) as (G, S, M, n)."""
-    return x.reshape(*rate.shape[:2], x.shape[1] // max(1, rate.shape[1]), x.shape[2])

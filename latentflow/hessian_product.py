@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentflow.product import twice_negative
-from latentflow.tanh import slope_of, through_tanh
+from latentflow.tanh import through_tanh
 
 
 class Parts(NamedTuple):
@@ -42,9 +42,3 @@ def coefficient_of_product(
     bend = first * coefficient
     found = torch.addcmul(through_tanh(back, first), bend, along, value=-2)
     return found, Parts(inner, bent, gate, curved, back, bend)
-
-
-def curvature_of_output(value: Tensor) -> tuple[Tensor, Tensor]:
-    """u' and u'' of the output tanh, from its value u."""
-    slope = slope_of(value)
-    return slope, -2 * value * slope

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from latentflow import logdet
 from latentflow.closed_form import Matrices
-from latentflow.hessian_product import Parts, coefficient_of_product, curvature_of_output
+from latentflow.hessian_product import Parts, coefficient_of_product
 from latentflow.product import add_product, divided, twice_negative
-from latentflow.tanh import through_tanh
+from latentflow.tanh import slope_and_bend, through_tanh
 
 
 class Activations(NamedTuple):
@@ -64,7 +64,7 @@ def estimate(
     unbounded, parts = coefficient_of_product(along, first, second, coefficient, hidden_weight, weighted)
     found, tilt = unbounded, None
     if value is not None:
-        slope, bend = curvature_of_output(value)
+        slope, bend = slope_and_bend(value)
         tilt = (coefficient * along).sum(-1, keepdim=True)
         found = torch.addcmul(slope * unbounded, bend * tilt, coefficient)
     product = torch.bmm(found if weights is None else found * weights, input_weight)
@@ -97,7 +97,7 @@ def adjoint(
     by_weight = torch.bmm(weighed.mT, by_each)
     by_unbounded, by_tilt, by_value, bend = by_found, None, None, None
     if value is not None and tilt is not None:
-        slope, bend = curvature_of_output(value)
+        slope, bend = slope_and_bend(value)
         turned = (by_found * coefficient).sum(-1, keepdim=True)
         by_unbounded, by_tilt = slope * by_found, bend * turned
         # u' changes by -2 u and u'' by 6 u^2 - 2.

@@ -110,7 +110,7 @@ def _sample(q0: Distribution, generator: torch.Generator | None) -> Tensor:
 
 
 def _log_prob(q0: Distribution, z0: Tensor) -> Tensor:
-    """Torch's `Independent` fails on an empty batch."""
+    """log q_0(z_0), (B,); torch's `Independent` fails on an empty batch."""
     value: Tensor = q0.log_prob(z0) if z0.shape[0] > 0 else z0.new_zeros(0)
     return value
 

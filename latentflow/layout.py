@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from latentflow import groups
+from latentflow.acting import Acting
 from latentflow.stack import Choice
-
-if TYPE_CHECKING:  # which asks potentials, and these ask layouts
-    from latentflow.acting import Acting
 
 PART = 16  # rows, at least: fewer would spend more on their gradients, (h, h) each, than they spare
 

@@ -18,6 +18,7 @@ from torch.distributions import (
 from latentflow.compiler import one_operation
 from latentflow.initial import gaussian
 from latentflow.path import LatentPath, check_path
+from latentflow.posterior import FlowPosterior
 from latentflow.precision import without_autocast
 from latentflow.prior import DiffusionPrior
 from latentflow.validate import one_of, require_finite, require_floating, require_no_nan, require_shape
@@ -26,10 +27,31 @@ _NO_DENSITIES = "path.log_q: got None, expected densities; make FlowPosterior wi
 
 
 class PathPrior(Protocol):
-    """What has a log density of paths: `DiffusionPrior`, or a module of yours."""
+    """What `flow_kl` takes for its prior: `DiffusionPrior`, or a module of yours that has a log density of paths.
+
+    Shapes:
+        ``prior.log_prob(path)``: log p_t(z_t) of a `LatentPath`, (B, T+1), in nats.
+
+    Raises:
+        TypeError: it is made by itself, and not a class that has this method.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from latentflow import FlowPosterior, PathPrior, Potential, flow_kl
+        >>> class Standard(torch.nn.Module):  # the same at all times
+        ...     def log_prob(self, path):
+        ...         return Independent(Normal(torch.zeros_like(path.z), torch.ones_like(path.z)), 1).log_prob(path.z)
+        >>> prior: PathPrior = Standard()
+        >>> q0 = Independent(Normal(torch.zeros(8, 4), torch.ones(8, 4)), 1)
+        >>> flow_kl(FlowPosterior(Potential(dim=4))(q0, 0, steps=5), prior).shape
+        torch.Size([8])
+
+    Source: Song et al. 2023, eq. 6, whose p_t(z_t) it is.
+    """
 
     def log_prob(self, path: LatentPath) -> Tensor:
-        """log p_t(z_t), (B, T+1)."""
+        """log p_t(z_t) of a path, (B, T+1), in nats."""
         ...
 
 
@@ -98,7 +120,7 @@ def log_prior(path: LatentPath, prior: PathPrior) -> Tensor:
 
 def check_prior(prior: object) -> None:
     """Raise unless `prior` has a log density of paths."""
-    other = isinstance(prior, (Distribution, type)) or hasattr(prior, "transport")  # which have one of something else
+    other = isinstance(prior, (Distribution, FlowPosterior, type))  # which have one of something else
     if other or not callable(getattr(prior, "log_prob", None)):
         got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
         raise TypeError(

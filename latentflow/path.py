@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +66,15 @@ class LatentPath:
         found = {name: getattr(self, name) for name in tensors}
         shown = [f"{name}={None if x is None else tuple(x.shape)}" for name, x in found.items()]
         return f"LatentPath({', '.join(shown)}, q0={type(self.q0).__name__})"
+
+
+class Carried(NamedTuple):
+    """What a solver makes of latents z_0."""
+
+    z: Tensor  # (B, T+1, dim)
+    log_det: Tensor | None  # (B, T)
+    folds: Tensor | None  # (B, T)
+    rollout: Rollout | None  # where `HJConstraint` can use it
 
 
 def check_path(path: object) -> None:

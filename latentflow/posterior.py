@@ -5,33 +5,23 @@ r"""The posterior over latent paths: a sample of q(z_0 | x_0), carried along by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import derivatives, inversion, logdet, solvers
+from latentflow import derivatives, euler, ode
 from latentflow.acting import Acting, acting
-from latentflow.derivatives import dimension, has_closed_form
-from latentflow.finite import require_finite_log_det, require_finite_path
+from latentflow.derivatives import dimension, has_closed_form, number_of_potentials
 from latentflow.initial import checked, draw, latents, log_prob
-from latentflow.layout import layout_of
-from latentflow.path import LatentPath, densities
+from latentflow.path import Carried, LatentPath, densities
 from latentflow.precision import autocast_off, without_autocast
-from latentflow.rollout import Rollout, roll_out
 from latentflow.validate import one_of, positive_integer, require_generator
-from latentflow.volume import divergence, log_det_of_steps
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
-
-
-class _Rolled(NamedTuple):
-    z: Tensor  # (B, T+1, dim)
-    log_det: Tensor | None  # (B, T)
-    folds: Tensor | None  # (B, T)
-    rollout: Rollout | None  # where `HJConstraint` can use it
 
 
 class FlowPosterior(nn.Module):
@@ -101,11 +91,31 @@ class FlowPosterior(nn.Module):
                 "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
                 "use smaller batches"
             )
-        self._odeint_options = solvers.checked_options(solver, self.substeps, solver_options or {}, log_det, label)
+        self._odeint_options = ode.checked_options(solver, self.substeps, solver_options or {}, log_det, label)
         self.solver_options = dict(solver_options or {})
 
+    def with_log_det(self, log_det: str | None) -> FlowPosterior:
+        """The same flow, of the same potential, with another kind of log-determinants; for evaluation, as a rule.
+
+        Raises:
+            ValueError: the kind is unknown, or does not go with the solver.
+
+        Example:
+            >>> from latentflow import FlowPosterior, Potential
+            >>> training = FlowPosterior(Potential(dim=4), "hutchinson")
+            >>> exact = training.with_log_det("exact")
+            >>> exact.log_det, training.log_det, exact.potential is training.potential
+            ('exact', 'hutchinson', True)
+        """
+        one_of("log_det", log_det, LOG_DETS)
+        ode.checked_options(self.solver, self.substeps, self.solver_options, log_det, self.label)
+        same = copy.copy(self)
+        same.log_det, same.memory = log_det, self.memory if log_det == "exact" else None
+        return same
+
     def extra_repr(self) -> str:
-        return f"log_det={self.log_det!r}, solver={self.solver!r}, substeps={self.substeps}, label={self.label!r}"
+        names = ("log_det", "solver", "substeps", "solver_options", "label", "memory")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(
         self,
@@ -133,8 +143,8 @@ class FlowPosterior(nn.Module):
         q0 = checked(q0, dimension(self.potential))
         z0, start = draw(q0, generator, density=self.log_det is not None)
         with autocast_off(z0.device.type):
-            what = acting(self.potential, z0, k, weights, steps)
-            z, log_det, folds, rollout = self._roll_out(z0, what, self.log_det, generator)
+            what = self._acting(z0, k, weights, steps)
+            z, log_det, folds, rollout = self._carry(z0, what, self.log_det, generator)
             log_q = None if start is None or log_det is None else densities(start, log_det)
             return LatentPath(z, log_q, log_det, folds, what.weights, what.times, q0, acting=what, rollout=rollout)
 
@@ -172,8 +182,8 @@ class FlowPosterior(nn.Module):
         require_generator(generator)
         with without_autocast(z0):
             z0 = latents("z0", z0, dimension(self.potential))
-            rolled = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), self.log_det, generator)
-            return rolled.z, rolled.log_det
+            carried = self._carry(z0, self._acting(z0, k, weights, steps), self.log_det, generator)
+            return carried.z, carried.log_det
 
     def inverse(
         self,
@@ -203,17 +213,10 @@ class FlowPosterior(nn.Module):
         """
         with without_autocast(z_T):
             z = latents("z_T", z_T, dimension(self.potential))
-            what = acting(self.potential, z, k, weights, steps)
-            if self.solver != "euler":
-                solvers.require_a_graph(self.solver, z, self.potential)
-                for step in reversed(range(what.steps)):
-                    z = inversion.integrate_back(self._field(what), z, step, self.solver, self._odeint_options)
-                return z
-            times = self._times(what, z)
-            for step in reversed(range(what.steps)):
-                for t in times[step].flip(0):
-                    z = self._undo(z, t, what.at(step), step)
-            return z
+            what = self._acting(z, k, weights, steps)
+            if self.solver == "euler":
+                return euler.back(self.potential, z, what, self.substeps, self.label)
+            return ode.back(self.potential, z, what, self.solver, self._odeint_options)
 
     def log_prob(
         self,
@@ -255,77 +258,16 @@ class FlowPosterior(nn.Module):
             )
         z0 = self.inverse(z_T, k, steps, weights=weights)
         with without_autocast(z0):
-            log_det = self._roll_out(z0, acting(self.potential, z0, k, weights, steps), "exact", None).log_det
+            log_det = self._carry(z0, self._acting(z0, k, weights, steps), "exact", None).log_det
             assert log_det is not None
             return log_prob(q0, z0) - log_det.sum(1)
 
-    def _roll_out(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
-        """Follow an ODE, or Euler's substeps, the last of each step being what the path keeps."""
-        if self.solver != "euler":
-            return self._integrate(z0, what, log_det, generator)
-        on_grid = self.substeps == 1 and self.label == "end" and torch.is_grad_enabled()
-        rollout, estimated = None, log_det == "hutchinson"
-        if has_closed_form(self.potential):
-            layout, times = layout_of(what, z0.dtype, self.substeps), (what.steps, self.substeps, self.label)
-            rollout = roll_out(self.potential, layout, z0, *times, estimated, generator, on_grid)
-            fine = rollout.z
-        else:
-            fine = solvers.euler(self._field(what), z0, self._times(what, z0).flatten(), self.substeps)
-            require_finite_path(fine, self.substeps)
-        z = fine if self.substeps == 1 else fine[:, :: self.substeps]
-        if log_det is None:
-            return _Rolled(z, None, None, rollout if on_grid else None)
-        value, folds = self._log_det(fine, what, rollout, log_det, generator)
-        if rollout is None or not estimated:  # its estimates it has looked at
-            require_finite_log_det(value, self.substeps, folds)
-        if self.substeps > 1:
-            per_step = (-1, what.steps, self.substeps)
-            value, folds = value.view(per_step).sum(2), None if folds is None else folds.view(per_step).any(2)
-        return _Rolled(z, value, folds, rollout if on_grid else None)
+    def _acting(self, z: Tensor, k: int | Tensor | None, weights: Tensor | None, steps: int | None) -> Acting:
+        return acting(number_of_potentials(self.potential, z), z, k, weights, steps)
 
-    def _integrate(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> _Rolled:
-        solvers.require_a_graph(self.solver, z0, self.potential)
-        of_volume = divergence(self.potential, log_det, what, z0, generator)
-        z, value = solvers.integrate(self._field(what), of_volume, z0, what.steps, self.solver, self._odeint_options)
-        require_finite_path(z, 1)
-        if value is not None:
-            require_finite_log_det(value, 1)
-        # The flow of an ODE is a diffeomorphism, but a fixed step that is too long for it may still fold: unknown.
-        sound = log_det == "exact" and self.solver in solvers.ADAPTIVE
-        folds = torch.zeros_like(value, dtype=torch.bool) if value is not None and sound else None
-        return _Rolled(z, value, folds, None)
-
-    def _log_det(
-        self,
-        fine: Tensor,
-        what: Acting,
-        rollout: Rollout | None,
-        log_det: str,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """log |det(I + H / substeps)| of all substeps at once, (B, T substeps), and the folds."""
-        if rollout is not None:
-            if log_det == "exact":
-                return rollout.exact(self.substeps, self.memory)
-            if log_det == "hutchinson":
-                assert rollout.log_det is not None
-                return rollout.log_det, None
-            return logdet.laplacian(rollout.laplacian() / self.substeps), None
-        here = fine[:, :-1], self._times(what, fine).flatten(), what.fine(self.substeps)
-        return log_det_of_steps(self.potential, log_det, *here, self.substeps, generator)
-
-    def _times(self, what: Acting, like: Tensor) -> Tensor:
-        return solvers.euler_times(what.steps, self.substeps, self.label, like)
-
-    def _field(self, what: Acting) -> solvers.Field:
-        return lambda z, t, step: derivatives.gradient(self.potential, z, t, what.at(step))
-
-    def _undo(self, z: Tensor, t: Tensor, active: int | Tensor, step: int) -> Tensor:
-        n = self.substeps
-
-        def scaled(derivative: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-            return lambda x: derivative(self.potential, x, t, active) / n
-
-        return inversion.invert_euler(
-            scaled(derivatives.gradient), scaled(derivatives.hessian), scaled(derivatives.mixture), z, step
-        )
+    def _carry(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> Carried:
+        one_of("log_det", log_det, LOG_DETS)  # as users may set it
+        given = self.potential, z0, what, log_det, generator
+        if self.solver == "euler":
+            return euler.carry(*given, self.substeps, self.label, self.memory)
+        return ode.carry(*given, self.solver, self._odeint_options)

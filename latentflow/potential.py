@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflow import closed_form
-from latentflow.answers import Answers
+from latentflow.answers import Answers, to_rows
 from latentflow.layout import Layout, layout_of_rows
 from latentflow.stack import Choice, all_chosen
-from latentflow.time_branch import Embedding, Layers, tau, tau_and_rate
+from latentflow.time_branch import Embedding, Layers, tau
 from latentflow.validate import (
     active_rows,
     as_times,
@@ -80,15 +80,15 @@ class Potential(nn.Module):
         width = max(4, self.hidden + self.hidden % 2)  # of the time embedding: even, and two frequencies at least
         require_floating_dtype(dtype, "use torch.float32 or torch.float64")
 
-        def stacked(*shape: int) -> nn.Parameter:
+        def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(self.num, *shape, device=device, dtype=dtype))
 
-        self.input_weight, self.input_bias = stacked(self.hidden, dim), stacked(self.hidden)
-        self.time_in_weight, self.time_in_bias = stacked(self.hidden, width), stacked(self.hidden)
-        self.time_out_weight, self.time_out_bias = stacked(self.hidden, self.hidden), stacked(self.hidden)
-        self.hidden_weight, self.hidden_bias = stacked(self.hidden, self.hidden), stacked(self.hidden)
-        self.output_weight = stacked(self.hidden)
-        self.output_bias = stacked() if self.bounded else None
+        self.input_weight, self.input_bias = parameter(self.hidden, dim), parameter(self.hidden)
+        self.time_in_weight, self.time_in_bias = parameter(self.hidden, width), parameter(self.hidden)
+        self.time_out_weight, self.time_out_bias = parameter(self.hidden, self.hidden), parameter(self.hidden)
+        self.hidden_weight, self.hidden_bias = parameter(self.hidden, self.hidden), parameter(self.hidden)
+        self.output_weight = parameter(self.hidden)
+        self.output_bias = parameter() if self.bounded else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -120,7 +120,7 @@ class Potential(nn.Module):
         """The potentials u(z, t), (..., K)."""
         z, t = self.checked(z, t)
         layers, networks = self.stacked()
-        of_times = self._for_rows(tau(self.embedding(t), layers), t, z.shape[:-1])
+        of_times = to_rows(tau(self.embedding(t), layers), t, z.shape[:-1])
         value = values(networks, z.reshape(1, -1, self.dim), of_times)
         return value.mT.reshape(*z.shape[:-1], self.num)
 
@@ -156,9 +156,9 @@ class Potential(nn.Module):
             # The equation is quadratic: derivatives of a mixture are seldom what is meant.
             raise TypeError(f"k: got {k.dtype}, expected an index or labels; weigh what first_derivatives(z, t) gives")
         if k is not None:
-            said = self._said(z, t, k, "k")
-            return said.rates((*z.shape[:-1], 1)), said.gradients((*z.shape[:-1], 1, self.dim))
-        local, rate = self._local(z, t, Layout(None))
+            answers = self._answers(z, t, k, "k")
+            return answers.rates((*z.shape[:-1], 1)), answers.gradients((*z.shape[:-1], 1, self.dim))
+        local, rate, _ = self._answers_of(z, t, Layout(None))
         gradients, shape = local.gradients().transpose(0, 1), (*z.shape[:-1], self.num)
         return local.time_derivative(rate).mT.reshape(shape), gradients.reshape(*shape, self.dim)
 
@@ -173,7 +173,7 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.gradient(z, 1.0, weights), mixed, atol=1e-5)
             True
         """
-        return self._said(z, t, active).gradients(z.shape)
+        return self._answers(z, t, active).gradients(z.shape)
 
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad grad^T u^k, (..., dim, dim).
@@ -186,8 +186,10 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.hessian(z, 1.0, 2), truth, atol=1e-5)
             True
         """
-        said = self._said(z, t, active)
-        return said.of_latents(said.local.curvature(said.weights, reduced=False).hessian(), (*z.shape, self.dim))
+        answers = self._answers(z, t, active)
+        return answers.of_latents(
+            answers.local.curvature(answers.weights, reduced=False).hessian(), (*z.shape, self.dim)
+        )
 
     def log_det(
         self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
@@ -207,9 +209,9 @@ class Potential(nn.Module):
             >>> torch.allclose(value, truth, atol=1e-5)
             True
         """
-        said, substeps = self._said(z, t, active), positive_integer("substeps", substeps)
-        value, folds = said.local.log_det(said.weights, substeps)
-        return said.of_latents(value, z.shape[:-1]), said.of_latents(folds, z.shape[:-1])
+        answers, substeps = self._answers(z, t, active), positive_integer("substeps", substeps)
+        value, folds = answers.local.log_det(answers.weights, substeps)
+        return answers.of_latents(value, z.shape[:-1]), answers.of_latents(folds, z.shape[:-1])
 
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
         """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H.
@@ -225,11 +227,13 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.hessian_product(z, 1.0, 2, v), truth, atol=1e-5)
             True
         """
-        said = self._said(z, t, active)
+        answers = self._answers(z, t, active)
         require_shape("v", v, z.shape, "give each latent one direction")
-        along = closed_form.along_inputs(said.local.networks, said.layout.spread(v.reshape(-1, self.dim)))
-        product = closed_form.to_latents(said.local.networks, said.local.product_coefficient(along), said.weights)
-        return said.of_latents(product, z.shape)
+        along = closed_form.along_inputs(answers.local.networks, answers.layout.spread(v.reshape(-1, self.dim)))
+        product = closed_form.to_latents(
+            answers.local.networks, answers.local.product_coefficient(along), answers.weights
+        )
+        return answers.of_latents(product, z.shape)
 
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k tr H^k, (...).
@@ -241,8 +245,8 @@ class Potential(nn.Module):
             >>> torch.allclose(potential.laplacian(z, 1.0, 2), potential.hessian(z, 1.0, 2).trace(), atol=1e-5)
             True
         """
-        said = self._said(z, t, active)
-        return said.of_latents(said.mixed(said.local.laplacian()), z.shape[:-1])
+        answers = self._answers(z, t, active)
+        return answers.of_latents(answers.mixed(answers.local.laplacian()), z.shape[:-1])
 
     def stacked(self, k: Choice = None) -> tuple[Layers, closed_form.Networks]:
         """The parameters of the time branches and of all networks, of the k-th alone, or of those that a tensor (G,) lists."""
@@ -271,33 +275,14 @@ class Potential(nn.Module):
         """Of times of any shape, (S, width), S being their number."""
         return Embedding.of(t.flatten(), self.time_in_weight.shape[-1])
 
-    def _for_rows(self, branch: Tensor, t: Tensor, lead: tuple[int, ...]) -> Tensor:
-        """What each distinct time of t says, (G, S, hidden), as (G, N, hidden) where t broadcasts to `lead`, of product N.
-
-        (G, 1, hidden) where all latents share one time.
-        """
-        if t.numel() == 1:
-            return branch
-        branch = branch.view(branch.shape[0], *(1,) * (len(lead) - t.ndim), *t.shape, self.hidden)
-        return branch.expand(-1, *lead, -1).flatten(1, -2)
-
-    def _local(self, z: Tensor, t: Tensor | float, layout: Layout) -> tuple[closed_form.Local, Tensor]:
-        """The networks at the rows that they see of all latents, and tau'(t)."""
-        z, t = self.checked(z, t)
-        layers, networks = self.stacked(layout.k)
-        of_times = (self._for_rows(x, t, z.shape[:-1]) for x in tau_and_rate(self.embedding(t), layers))
-        if layout.rows is not None and t.numel() != 1:  # of all latents, each group keeps its own
-            own = layout.rows[..., None].expand(-1, -1, self.hidden)
-            of_times = (x.gather(1, own) for x in of_times)
-        of_rows, rate = of_times
-        return closed_form.activate(networks, layout.spread(z.reshape(-1, self.dim)), of_rows), rate
-
-    def _said(self, z: Tensor, t: Tensor | float, active: int | Tensor, name: str = "active") -> Answers:
+    def _answers(self, z: Tensor, t: Tensor | float, active: int | Tensor, name: str = "active") -> Answers:
         """What one network says, or that of each label of its own latents, so that no other one acts; or all of a mixture."""
         self.check_latents(z)
         acts = active_rows(active, z.shape[:-1], self.num, name)
-        layout = layout_of_rows(acts, self.num, self.input_weight.dtype)
-        return Answers(*self._local(z, t, layout), layout)
+        return self._answers_of(z, t, layout_of_rows(acts, self.num, self.input_weight.dtype))
+
+    def _answers_of(self, z: Tensor, t: Tensor | float, layout: Layout) -> Answers:
+        return Answers.of(*self.stacked(layout.k), *self.checked(z, t), layout)
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

@@ -27,7 +27,7 @@ def add_product(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def times_vectors(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Of (G, N, h) and (G, h), (G, N).
+    """Products of matrices (G, N, h) with a vector each, (G, h): (G, N).
 
     The vectors as rows: with columns, the products of a stack of matrices take much longer.
     """

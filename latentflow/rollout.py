@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentflow import logdet, solvers
+from latentflow import logdet
 from latentflow.closed_form import Local, Networks
 from latentflow.compiler import one_operation
 from latentflow.derivatives import has_closed_form
@@ -25,6 +25,7 @@ from latentflow.stack import all_chosen
 from latentflow.states import State, states
 from latentflow.sweep import Inputs, Start, sweep
 from latentflow.time_branch import Embedding, Layers
+from latentflow.times import euler_times
 from latentflow.written_out import take
 
 
@@ -41,7 +42,7 @@ class Rollout:
     starts: Tensor | None  # as `Sweep` says, also of the next three
     squared_at_0: Tensor
     left: Tensor | None
-    log_det: Tensor | None  # where it was to be estimated
+    estimate: Tensor | None  # of the log-determinants, (B, S), where it was asked for
     activations: tuple[Any, ...]  # h_1, h_2, q, p and u of a `Sweep`; of a network in parts those of one part
 
     def is_of(self, potential: nn.Module, z: Tensor) -> bool:
@@ -85,11 +86,22 @@ class Rollout:
             of_force = sinusoid, *root.tensors(), force.bias
         return penalty(self.layout, self.left, self.squared_at_0, self.starts, of_force, price, factor)
 
-    def exact(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
-        """log |det(I + H / substeps)| of what acts, not estimated, and the folds, (B, S) each.
+    def log_det(self, kind: str, substeps: int, memory: int | None) -> tuple[Tensor, Tensor | None]:
+        """log |det(I + H / substeps)| of what acts, (B, S), and the folds, if known.
 
-        `memory` is that of `logdet.in_chunks`.
+        Args:
+            kind: "exact", "hutchinson" or "laplacian", as of `FlowPosterior`.
+            substeps: of a step.
+            memory: that of `logdet.in_chunks`.
         """
+        if kind == "exact":
+            return self._exact(substeps, memory)
+        if kind == "hutchinson":
+            assert self.estimate is not None
+            return self.estimate, None
+        return logdet.laplacian(self._laplacian() / substeps), None
+
+    def _exact(self, substeps: int, memory: int | None) -> tuple[Tensor, Tensor]:
         weights, local = self.layout.weights_of_rows, self.local
 
         def log_det(rows: slice) -> tuple[Tensor, Tensor]:
@@ -100,14 +112,13 @@ class Rollout:
         values, folds = logdet.in_chunks(log_det, rows, bytes_each, memory)
         return self._of_what_acts(values), self._of_what_acts(folds)
 
+    def _laplacian(self) -> Tensor:
+        weights, each = self.layout.weights_of_rows, self.local.laplacian()
+        return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0, keepdim=True))
+
     def _of_what_acts(self, x: Tensor) -> Tensor:
         """x (1 or G, S M) as (B, S)."""
         return self.layout.collect(x.view(x.shape[0], self.steps, -1))
-
-    def laplacian(self) -> Tensor:
-        """tr H of what acts, (B, S)."""
-        weights, each = self.layout.weights_of_rows, self.local.laplacian()
-        return self._of_what_acts(each if weights is None else (each * weights[..., 0]).sum(0, keepdim=True))
 
 
 def roll_out(
@@ -121,13 +132,13 @@ def roll_out(
     generator: torch.Generator | None,
     constrained: bool,
 ) -> Rollout:
-    """Follow z += grad u(z, t) / substeps through the times of `solvers.euler_times`.
+    """Follow z += grad u(z, t) / substeps through the times of `times.euler_times`.
 
     Args:
         potential: ours.
         layout: which rows its networks see.
         z0: (B, d).
-        steps, substeps, label: see `solvers.euler_times`.
+        steps, substeps, label: see `times.euler_times`.
         estimated: whether to estimate the log-determinants.
         generator: draws the probe that estimates them.
         constrained: whether to evaluate the left-hand side of the Hamilton-Jacobi equation.
@@ -158,7 +169,7 @@ def _rolled(z0: Tensor, bits: Tensor | None, *others: Any) -> tuple[Any, ...]:
     layout, given = Layout(k, rows, place, weights), iter(tensors)
     parts = parts_of(z0) if rows is None and weights is None else 1
     layers, networks = take(given, Layers), take(given, Networks)
-    times = solvers.euler_times(steps, substeps, label, z0).flatten()
+    times = euler_times(steps, substeps, label, z0).flatten()
     at_0 = torch.cat((times.new_zeros(1), times))  # the initial term of `HJConstraint` looks at time 0
     sinusoid, rates = Embedding.of(at_0, layers.weight_in.shape[-1])
     probe = None

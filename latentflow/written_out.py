@@ -23,7 +23,7 @@ from latentflow.precision import apart_from_autocast
 
 
 def serves() -> bool:
-    """Whether a written-out backward pass is what autograd will ask for, if for anything."""
+    """Whether autograd will call a backward pass that we have written out, if gradients are asked for at all."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     return not transformed()

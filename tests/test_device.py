@@ -17,7 +17,7 @@ from latentflow import (
     flow_kl,
 )
 from latentflow.metrics import evidence_bound
-from latentflow.solvers import euler_times
+from latentflow.times import euler_times
 from tests.problems import Opaque
 
 DIM, NUM, BATCH, STEPS = 3, 2, 4, 2

@@ -20,7 +20,7 @@ KIT = [f"latentflow.testing.{name}" for name in latentflow.testing.__all__]
 
 SHAPE = re.compile(r"\((B|N|K|T\+1|dim|\.\.\.)(, ?[^)]*)?,?\)")  # such as (B,), (N, dim) or (..., K)
 CHECK = re.compile(r"_?(require|check|compare|positive_integer|one_of)")  # how the names of what raises begin
-WITHOUT_TENSORS = ("FoldError", "validate_values", "gaussian_constant", "anneal", "reset_parameters")
+WITHOUT_TENSORS = ("FoldError", "validate_values", "gaussian_constant", "anneal", "reset_parameters", "with_log_det")
 OF_NO_PAPER = ("latentflow.FoldError", "latentflow.validate_values")
 
 

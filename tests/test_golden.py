@@ -13,8 +13,8 @@ import latentflow.heat
 import latentflow.logdet
 import latentflow.metrics
 import latentflow.objective
+import latentflow.rollout
 import latentflow.selector
-import latentflow.solvers
 from latentflow import FlowPosterior, HJConstraint, Potential
 from latentflow.curvature import Curvature
 from tests.golden import CHECKPOINT, TOLERANCE, VALUES, Model, differences, known, measured, restored
@@ -60,7 +60,7 @@ CHANGES = {
     "the log-determinant": (Curvature, "log_det", lambda found: (found[0] * (1 + 1e-6), found[1])),
     "Hutchinson's estimate": (latentflow.logdet, "hutchinson", lambda found: found * (1 + 1e-6)),
     "eq. 10": (latentflow.logdet, "laplacian", lambda found: found * (1 + 1e-6)),
-    "the times of the steps": (latentflow.solvers, "euler_times", lambda found: found + 1e-5),
+    "the times of the steps": (latentflow.rollout, "euler_times", lambda found: found + 1e-5),
     "the force": (latentflow.NegativeForce, "forward", lambda found: found * (1 + 1e-6)),
     "the residual": (HJConstraint, "_residual_and_force", lambda found: (found[0] * (1 + 1e-6), found[1])),
     "the initial term": (HJConstraint, "initial", lambda found: found * (1 + 1e-6)),

@@ -69,7 +69,7 @@ def test_groups_of_any_sizes_put_every_sample_back_in_its_place(labels, group, s
 def test_labels_never_pay_for_potentials_that_do_not_act(counts):
     """Neither many potentials nor uneven labels cost more than three times what as many samples cost, shared out evenly."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    what = acting(make_potential(2, len(counts)), torch.zeros(len(labels), 2), labels, None, 1)
+    what = acting(len(counts), torch.zeros(len(labels), 2), labels, None, 1)
     found = layout.layout_of(what, torch.float64)
     num, rows = (1, len(labels)) if found.rows is None else (len(found.rows), found.rows.numel())
     present = sum(count > 0 for count in counts)

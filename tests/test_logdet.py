@@ -205,7 +205,7 @@ def test_the_gradient_of_the_log_determinant_is_right_to_second_order_and_forwar
 @pytest.mark.parametrize("hidden", [2, 6])  # fewer and more than there are latents
 def test_the_gradient_of_a_curvature_is_right_to_second_order_and_forwards(weighted, bounded, hidden):
     potential = make_potential(3, 2, hidden, bounded=bounded, strength=1.0)
-    local, _ = potential._local(0.3 * randn(4, 3), 1.0, Layout(None))
+    local = potential._answers_of(0.3 * randn(4, 3), 1.0, Layout(None)).local
     weights = rand(2, 4, 1) if weighted else None
     factors = [x.detach().requires_grad_() for x in local.curvature(weights, reduced=True)]
     assert not Curvature(*factors).log_det()[1].any()
@@ -229,7 +229,7 @@ def test_many_hessians_are_those_of_one_after_the_other(weighted, bounded, dim):
     inputs = z, *potential.parameters()
 
     def log_det(rows):
-        here = potential._local(z[rows], 1.0, Layout(None))[0]
+        here = potential._answers_of(z[rows], 1.0, Layout(None)).local
         return here.curvature(None if weights is None else weights[:, rows], reduced=True).log_det()[0]
 
     together, apart = log_det(slice(None)), torch.cat([log_det(slice(n, n + 1)) for n in range(12)], 1)

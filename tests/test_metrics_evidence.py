@@ -257,6 +257,7 @@ def test_bounds_of_frames_take_exact_densities_whatever_the_flow_was_made_with()
         for log_det in ("exact", "laplacian")
     )
     assert (exact - printed)[:, 1:].abs().max() > 1e-3
+    assert torch.equal(frames_of(this.potential, "authors", q0, this.log_likelihood), exact), "a potential by itself"
 
 
 def test_noise_in_log_determinants_lifts_no_bound_above_the_truth():

@@ -66,7 +66,10 @@ def test_small_and_empty_batches(dtype, user, batch, dim, num, steps):
             assert value.dtype == dtype
     labels = torch.zeros(batch, steps, dtype=torch.int64)
     z = flow.transport(path.z[:, 0], labels, steps)[0][:, -1]
-    close(FlowPosterior(potential).inverse(z.detach(), labels, steps).shape, path.z[:, 0].shape)
+    start = FlowPosterior(potential).inverse(z.detach(), labels, steps)
+    assert start.shape == (batch, dim)
+    there = flow.transport(start, labels, steps)[0][:, -1]
+    torch.testing.assert_close(there, z, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5)
     assert flow.log_prob(z.detach(), q0, labels, steps).shape == (batch,)
 
 
@@ -285,3 +288,31 @@ def test_gradients_of_the_whole_flow_under_func_transforms():
     expected = torch.autograd.functional.jacobian(total, z0)
     close(torch.func.grad(total)(z0), expected)
     close(torch.func.jacfwd(total)(z0), expected)
+
+
+def test_another_kind_of_log_determinant_is_that_of_a_flow_made_with_it():
+    potential, q0 = make_potential(3, 2, hidden=2), gaussian(4, 3)
+    made = {"substeps": 2, "label": "start", "memory": 2**12}
+    flow = FlowPosterior(potential, **made)
+    for kind in ("laplacian", "hutchinson", "exact", None):
+        other, truth = flow.with_log_det(kind), FlowPosterior(potential, kind, substeps=2, label="start")
+        got, expected = (of(q0, 1, steps=3, generator=torch.Generator().manual_seed(1)) for of in (other, truth))
+        for name in ("z", "log_q", "log_det"):
+            x, y = getattr(got, name), getattr(expected, name)
+            assert (x is None and y is None) or torch.equal(x, y), (kind, name)
+        assert other.potential is potential
+        assert other.memory == (2**12 if kind == "exact" else None)
+    assert (flow.log_det, flow.memory) == ("exact", 2**12)
+
+
+def test_an_unknown_kind_of_log_determinant_is_never_taken_for_another():
+    flow = FlowPosterior(make_potential(3, 2))
+    with pytest.raises(ValueError, match="log_det: got 'cholesky', expected one of 'exact'"):
+        flow.with_log_det("cholesky")
+    with pytest.raises(ValueError, match="log_det: got 'laplacian' with solver='rk4'"):
+        FlowPosterior(flow.potential, solver="rk4").with_log_det("laplacian")
+    for module in (flow.potential, Wave(3, 2).double()):
+        flow = FlowPosterior(module)
+        flow.log_det = "cholesky"
+        with pytest.raises(ValueError, match="log_det: got 'cholesky'"):
+            flow(gaussian(4, 3), 0, steps=1)

@@ -105,8 +105,8 @@ def test_labels_take_what_acts_and_nothing_of_what_does_not(potential, seed, sha
 @given(potentials(), seeds)
 def test_reduced_hessian_has_the_same_spectrum(potential, seed):
     z, weights = randn(4, potential.dim, seed=seed), rand(4, potential.num, seed=seed)
-    full, said = potential.hessian(z, 1.0, weights), potential._said(z, 1.0, weights)
-    (reduced,) = said.local.curvature(said.weights, reduced=True).hessian()
+    full, answers = potential.hessian(z, 1.0, weights), potential._answers(z, 1.0, weights)
+    (reduced,) = answers.local.curvature(answers.weights, reduced=True).hessian()
     assert reduced.shape[-1] == min(potential.dim, potential.num * potential.hidden)
     zeros = torch.zeros(4, potential.dim - reduced.shape[-1], dtype=z.dtype)  # the directions left out do not bend
     spectrum = torch.cat((torch.linalg.eigvalsh(reduced), zeros), 1).sort(1).values

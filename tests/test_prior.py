@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, LatentPath, Potential
+from latentflow import DiffusionPrior, FlowPosterior, LatentPath, Potential, flow_kl
 from tests.problems import gaussian, rand, randn, seeds
 
 
@@ -237,3 +237,12 @@ class Summed(torch.nn.Module):
 
     def forward(self, path):
         return self.prior.log_prob(path).sum()
+
+
+def test_a_prior_may_have_a_method_named_transport():
+    class Own(DiffusionPrior):
+        def transport(self):
+            return None
+
+    path = FlowPosterior(Potential(3, 2))(gaussian(5, 3, dtype=torch.float32), 0, steps=2)
+    assert torch.equal(flow_kl(path, Own(2)), flow_kl(path, DiffusionPrior(2)))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentflow import FlowPosterior
-from latentflow.solvers import ADAPTIVE as ADAPTIVE_METHODS
+from latentflow.ode import ADAPTIVE as ADAPTIVE_METHODS
 from tests.problems import (
     Opaque,
     Reflection,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentflow.precision import in_full_precision
-from latentflow.validate import number, require, require_finite, require_floating, require_no_nan
+from latentflow.validate import number, require, require_finite, require_floating, require_generator, require_no_nan
 
 LARGEST = 1e30  # of a code: beyond, squares leave single precision, and classifiers do not terminate
 
@@ -64,3 +64,14 @@ def number_between(name: str, x: object, low: float, high: float, fix: str) -> f
         end = "" if math.isinf(high) else f" and less than {high:g}"
         raise ValueError(f"{name}: got {found:g}, expected more than {low:g}{end}; {fix}")
     return found
+
+
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """Where it draws: on the CPU, if there is none."""
+    require_generator(generator)
+    return torch.device("cpu") if generator is None else generator.device
+
+
+def seed(generator: torch.Generator | None) -> int:
+    """A seed for libraries that take an int."""
+    return int(torch.randint(2**31 - 1, (), generator=generator, device=device_of(generator)))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentflow.metrics.checks import require_codes, require_integers
-from latentflow.metrics.learning import scikit_learn, seed
+from latentflow.metrics.checks import require_codes, require_integers, seed
+from latentflow.metrics.learning import scikit_learn
 from latentflow.validate import positive_integer, require
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 
@@ -87,7 +86,7 @@ def importance_weighted_bound(
 
     Source: Burda et al. 2016; the mathematics page of the docs, bound (B).
     """
-    log_weights = []
+    log_weights, flow = [], _as_flow(flow).with_log_det(None)
     for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator):
         z0 = path.z[:, 0]
         log_prior = heat.log_normal(z0, torch.ones_like(z0[:, 0]))
@@ -132,6 +131,7 @@ def conditional_log_likelihood(
 
     Source: Song et al. 2023, eq. 1 with its q(z_0 | x_0); the estimate is ours.
     """
+    flow = _as_flow(flow).with_log_det(None)
     found = [of_frames for _, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator)]
     return _log_of_mean(found)
 
@@ -190,8 +190,8 @@ def marginal_log_likelihood(
     one_of("estimator", estimator, ("iwae", "elbo", "authors"))
     check_prior(prior)
     found = []
-    log_det = getattr(flow, "log_det", "exact") if estimator == "authors" else "exact"
-    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator, log_det):
+    flow = _as_flow(flow) if estimator == "authors" else _as_flow(flow).with_log_det("exact")
+    for path, of_frames in _sampled(log_likelihood, flow, q0, k, weights, steps, samples, generator):
         excess = excess_of_frames(path, prior)
         found.append(of_frames + excess if estimator == "authors" else of_frames - excess)
     return _log_of_mean(found) if estimator == "iwae" else torch.stack(found).mean(0)
@@ -199,26 +199,28 @@ def marginal_log_likelihood(
 
 def _sampled(
     log_likelihood: Callable[[Tensor], Tensor],
-    flow: nn.Module,
+    flow: FlowPosterior,
     q0: Distribution,
     k: int | Tensor | None,
     weights: Tensor | None,
     steps: int,
     samples: int,
     generator: torch.Generator | None,
-    log_det: str | None = None,
 ) -> Iterator[tuple[LatentPath, Tensor]]:
-    """Paths, without densities or with those that `log_det` gives, and the log-likelihoods of their frames, (B, T+1)."""
+    """Paths and the log-likelihoods of their frames, (B, T+1)."""
     positive_integer("samples", samples)
     if not callable(log_likelihood):
         raise TypeError(
             f"log_likelihood: got {type(log_likelihood).__name__}, expected a function; let it take z (B, T+1, dim) to (B, T+1)"
         )
-    flow = copy.copy(flow) if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
-    flow.log_det = log_det
     for _ in range(samples):
         path = flow(q0, k, weights=weights, steps=steps, generator=generator)
         yield path, _of_frames(log_likelihood(path.z), path)
+
+
+def _as_flow(flow: nn.Module) -> FlowPosterior:
+    """A flow, or that of a potential by itself."""
+    return flow if isinstance(flow, FlowPosterior) else FlowPosterior(flow)
 
 
 def _log_of_mean(samples: list[Tensor]) -> Tensor:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentflow.metrics.checks import number_between, require_codes
-from latentflow.metrics.learning import device_of, scikit_learn
+from latentflow.metrics.checks import device_of, number_between, require_codes
+from latentflow.metrics.learning import scikit_learn
 from latentflow.validate import positive_integer, require_integer
 
 Represent = Callable[[Tensor], Tensor]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentflow.metrics.checks import number_between, require_integers, require_pixels
-from latentflow.metrics.learning import seed
+from latentflow.metrics.checks import number_between, require_integers, require_pixels, seed
 from latentflow.precision import autocast_off, in_full_precision
 from latentflow.validate import one_of, positive_integer, require_floating, require_shape
 

@@ -11,6 +11,7 @@ from torch.quasirandom import SobolEngine
 
 from latentflow import derivatives
 from latentflow.acting import acting
+from latentflow.derivatives import number_of_potentials
 from latentflow.posterior import FlowPosterior
 from latentflow.testing.comparison import allowance, compare, shown
 from latentflow.testing.gaussians import Given
@@ -112,7 +113,7 @@ def assert_transport(
             f"flow: got solver={flow.solver!r} and log_det={flow.log_det!r}, expected 'euler' and 'exact' or None; "
             "an ODE or an approximation has no such definition"
         )
-    what = acting(flow.potential, z0, k, weights, steps)
+    what = acting(number_of_potentials(flow.potential, z0), z0, k, weights, steps)
     truth, jacobians = reference_path(flow.potential, z0, what.weights, flow.substeps, flow.label)
     got, log_det = flow.transport(z0, k, steps, weights=weights) if transport is None else transport(z0)
     stretched = torch.linalg.svdvals(jacobians)[..., 0].clamp_min(1).prod(2).cumprod(1)  # (B, T)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .error import Error, errors_in
 
-_solvers = errors_in("latentflow/solvers.py", "posterior", "solvers")
-_inverse = errors_in("latentflow/inversion.py", "inverse")
+_times = errors_in("latentflow/times.py", "posterior", "solvers")
+_euler = errors_in("latentflow/euler.py", "posterior", "solvers")
+_ode = errors_in("latentflow/ode.py", "posterior", "solvers")
+_inverse = errors_in("latentflow/euler.py", "inverse")
+_substeps = errors_in("latentflow/euler.py", "logdet", "density", "posterior")
 _posterior = errors_in("latentflow/posterior.py", "logdet", "density", "posterior")
 _path = errors_in("latentflow/path.py", "logdet", "density", "posterior")
 _initial = errors_in("latentflow/initial.py", "posterior")
@@ -20,28 +23,28 @@ _finite = errors_in("latentflow/finite.py", "hard_cases")
 ERRORS = (
     Error(
         "an inverse is only half as precise without gradients",
-        "latentflow/inversion.py",
+        "latentflow/euler.py",
         "return _to_within_rounding(gradient, hessian, y, x, residual, factor)",
         "return x, factor",
         ("inverse",),
     ),
     Error(
         "an inverse carries the tangents of its search as well",
-        "latentflow/inversion.py",
+        "latentflow/euler.py",
         "(found.detach() for found in _minimise(gradient, hessian, value, y, step))",
         "(found for found in _minimise(gradient, hessian, value, y, step))",
         ("inverse",),
     ),
     Error(
         "the refinement of an ODE's inverse carries tangents",
-        "latentflow/inversion.py",
+        "latentflow/ode.py",
         "start + (refined - start).detach()",
         "start + (refined - start.detach())",
         ("inverse",),
     ),
     Error(
         "gradients are lost in a solver without any",
-        "latentflow/solvers.py",
+        "latentflow/ode.py",
         'if solver == "scipy_solver" and wanted:',
         "if False:",
         ("inverse",),
@@ -55,20 +58,20 @@ ERRORS = (
     ),
     _inverse("the last step is taken wherever it leads", "taken = (info == 0) & (", "taken = (info == 0) | ("),
     _finite("what is singular gets a gradient", "folds is not None and not log_det.requires_grad", "folds is not None"),
-    _solvers("off by one in t", 'offset = 1 if label == "end" else 0', 'offset = 0 if label == "end" else 1'),
-    _solvers(
+    _times("off by one in t", 'offset = 1 if label == "end" else 0', 'offset = 0 if label == "end" else 1'),
+    _euler(
         "a substep is as long as a step",
-        "z = z + field(z, t, substep // substeps) / substeps",
-        "z = z + field(z, t, 0)",
+        "divided(derivatives.gradient(potential, z, t, what.at(substep // substeps)), substeps)",
+        "derivatives.gradient(potential, z, t, what.at(substep // substeps))",
     ),
-    _solvers(
+    _ode(
         "the Laplacian is integrated along a path that stands still",
         "else (motion, divergence(state[0], t, step))",
         "else (motion, divergence(z, t, step))",
     ),
     _inverse(
         "preimages are not verified",
-        "~(residual.norm(dim=1) <= tolerance)",
+        "~(residual.norm(dim=1) <= allowed)",
         "torch.zeros_like(info, dtype=torch.bool)",
     ),
     _inverse("a preimage is any stationary point, folded or not", "unfinished = folded | wrong", "unfinished = wrong"),
@@ -83,12 +86,12 @@ ERRORS = (
         "torch.cat((start[:, None], -log_det), 1).cumsum(1)",
         "torch.cat((start[:, None], start[:, None] - log_det), 1)",
     ),
-    _posterior(
+    _substeps(
         "the sum of the log-determinants of substeps is their mean",
         "value.view(per_step).sum(2)",
         "value.view(per_step).mean(2)",
     ),
-    _posterior("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
+    _substeps("folds in all substeps count, not in any", "folds.view(per_step).any(2)", "folds.view(per_step).all(2)"),
     _groups(
         "rows of other samples come back",
         "place[sample] = row",

@@ -25,8 +25,8 @@ ERRORS = (
     _evidence("the mean of weights for the logarithm of their mean", 'if estimator == "iwae" else', "if False else"),
     _evidence(
         "bounds of frames take the noise of estimated log-determinants",
-        'if estimator == "authors" else "exact"',
-        'if True else "exact"',
+        'if estimator == "authors" else _as_flow(flow).with_log_det("exact")',
+        "if True else flow",
     ),
     _interventions("all factors but one are held", "== which[:, None, None]", "!= which[:, None, None]"),
     _interventions("variances are not compared with those of all settings", " / overall[active]", ""),

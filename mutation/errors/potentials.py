@@ -8,13 +8,16 @@ _closed_form = errors_in("latentflow/closed_form.py", "derivatives", "logdet")
 _derivatives = errors_in("latentflow/derivatives.py", "derivatives", "acting", "posterior", "rollout_changes")
 _potential = errors_in("latentflow/potential.py", "potential", "derivatives")
 _force = errors_in("latentflow/force.py", "potential")
+_answers = errors_in("latentflow/answers.py", "potential", "derivatives")
+_tanh = errors_in("latentflow/tanh.py", "logdet", "derivatives", "rollout")
 _hessian_product = errors_in("latentflow/hessian_product.py", "logdet", "derivatives", "rollout")
 _time_branch = errors_in("latentflow/time_branch.py", "potential", "derivatives", "written_out")
 _validate = errors_in("latentflow/validate.py", "derivatives")
 _values = errors_in("latentflow/values.py", "written_out", "rollout")
 _logdet = errors_in("latentflow/logdet.py", "logdet")
 _curvature = errors_in("latentflow/curvature.py", "logdet", "rollout")
-_volume = errors_in("latentflow/volume.py", "logdet", "solvers")
+_euler = errors_in("latentflow/euler.py", "logdet", "solvers")
+_ode = errors_in("latentflow/ode.py", "solvers", "logdet")
 _forward_mode = errors_in("latentflow/written_out.py", "logdet")
 _precision = errors_in("latentflow/precision.py", "written_out", "example_train")
 
@@ -54,10 +57,10 @@ ERRORS = (
         "bent = torch.bmm(inner, hidden_weight.mT)",
         "bent = torch.bmm(inner, hidden_weight)",
     ),
-    _hessian_product(
+    _tanh(
         "the bend of the output tanh has the wrong sign",
-        "return slope, -2 * value * slope",
-        "return slope, 2 * value * slope",
+        "return slope, -2 * y * slope",
+        "return slope, 2 * y * slope",
     ),
     _closed_form(
         "a Hessian of substeps is not divided by their number",
@@ -76,8 +79,8 @@ ERRORS = (
     ),
     _potential(
         "the log-determinant of a substep is that of a whole step",
-        "said.local.log_det(said.weights, substeps)",
-        "said.local.log_det(said.weights)",
+        "answers.local.log_det(answers.weights, substeps)",
+        "answers.local.log_det(answers.weights)",
     ),
     _validate(
         "labels out of range are taken for others",
@@ -117,10 +120,10 @@ ERRORS = (
     _precision(
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
     ),
-    _potential(
+    _answers(
         "each group takes the times of the first latents",
         "own = layout.rows[..., None]",
-        "own = torch.arange(layout.rows.numel()).view_as(layout.rows)[..., None].remainder(z.numel() // self.dim)",
+        "own = torch.arange(layout.rows.numel()).view_as(layout.rows)[..., None].remainder(z.shape[:-1].numel())",
     ),
     _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
@@ -128,17 +131,17 @@ ERRORS = (
         "-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)",
         "-1 / fan_in, 1 / fan_in",
     ),
-    _volume(
+    _euler(
         "the Hessian of a substep of any potential is that of a whole step",
         "derivatives.log_det(*here, substeps=substeps)",
         "derivatives.log_det(*here)",
     ),
-    _volume(
+    _ode(
         "the divergence of an ODE is estimated of what acts in its first step",
         "derivatives.hessian_product(potential, z, t, what.at(step), probe)",
         "derivatives.hessian_product(potential, z, t, what.at(0), probe)",
     ),
-    _volume(
+    _ode(
         "the probe along an ODE does not come from the generator",
         "logdet.rademacher(z0, generator)",
         "logdet.rademacher(z0)",
