@@ -121,9 +121,9 @@ ERRORS = (
         "a backward pass runs in half precision", "return torch.autocast(device, enabled=False)", "return nullcontext()"
     ),
     _answers(
-        "each group takes the times of the first latents",
+        "each group takes the time of the first latent",
         "own = layout.rows[..., None]",
-        "own = torch.arange(layout.rows.numel()).view_as(layout.rows)[..., None].remainder(z.shape[:-1].numel())",
+        "own = (layout.rows * 0)[..., None]",
     ),
     _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
