@@ -31,8 +31,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from hardware import hardware, keep_freed_memory
 
-from benchmarks import scaling
-
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
 DATA = ("rendering", "loading")  # of the examples, not of the library
 RESULTS = Path(__file__).parent / "results"
@@ -59,8 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n")
-        if "scaling" in results:
-            scaling.figures(results["scaling"], out.with_suffix(""))
 
 
 def _measure(name: str, repeats: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Both sides move the latents, take the time derivative, the force, the Hamilton-Jacobi residual and one Hessian product per step.
 "latentflow" samples z_0 and adds the initial term, the diffusion prior and the KL as well; "the same terms" does not. Also:
 
+* autograd's backward: latentflow without the backward passes that it writes out, so that autograd records each operation;
 * torch.func: latentflow's modules with a potential that hides its closed forms, so that `torch.func` differentiates it;
 * exact trace: gradient and exact Laplacian in closed form, step after step, as OT-Flow does, with autograd's backward pass;
 * exact: latentflow with exact log-determinants.
@@ -15,13 +16,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from benchmarks.timing import medians
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, LatentPath, NegativeForce, Potential, flow_kl
+from latentflow import (
+    DiffusionPrior,
+    FlowPosterior,
+    HJConstraint,
+    LatentPath,
+    NegativeForce,
+    Potential,
+    flow_kl,
+    written_out,
+)
 
 CASES = {  # batch, dim, number of potentials, steps, what acts
     "one of 3, d = 32": (128, 32, 3, 8, "one"),
@@ -126,6 +137,7 @@ def contestants(batch: int, dim: int, num: int, steps: int, acts: str) -> dict[s
         "latentflow, the same terms": same,
         "latentflow, compiled": _compiled(whole(potential, "hutchinson")),
         "latentflow, the same terms, compiled": _compiled(same),
+        "latentflow, autograd's backward": _recorded(whole(potential, "hutchinson")),
         "latentflow, exact": whole(potential, "exact"),
     }
     if dim > 100:  # half an hour of Hessians
@@ -189,6 +201,19 @@ def _compiled(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """As the docs advise on a CPU: a step is made of many small kernels, which Python would call one by one."""
     compiled: Callable[[], Tensor] = torch.compile(loss, fullgraph=True, options={"cpp_wrapper": True})
     return compiled
+
+
+def _recorded(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Without the backward passes that are written out."""
+
+    def never() -> bool:
+        return False
+
+    def recorded() -> Tensor:
+        with mock.patch.object(written_out, "serves", never):
+            return loss()
+
+    return recorded
 
 
 def _end(path: LatentPath) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -90,11 +89,3 @@ def figure(results: dict[str, Any], quantity: str) -> Figure:
     names = [name for name in (*STYLES, "proportional") if name in lines]
     drawing.legend([lines[name] for name in names], names, loc="outside upper center", ncols=len(names), frameon=False)
     return drawing
-
-
-def figures(results: dict[str, Any], folder: Path) -> None:
-    """Write both figures as SVG and PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for quantity, name in (("milliseconds", "time"), ("MiB", "memory")):
-        for suffix in ("svg", "png"):
-            figure(results, quantity).savefig(folder / f"scaling_{name}.{suffix}", dpi=150)
