@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -74,7 +75,11 @@ class Settings(train.Run, models.Model):
 
     def noted(self) -> dict[str, Any]:
         """The settings that a resumed run must share; what is measured in the end may be more."""
-        return {name: value for name, value in super().noted().items() if name != "variation_pairs"}
+        return {name: value for name, value in super().noted().items() if name not in ("held_out", "variation_pairs")}
+
+    def reported(self) -> dict[str, Any]:
+        """The settings that results come from."""
+        return self.noted() | {"held_out": self.held_out}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,25 +130,40 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     seconds = train.train(fabric, model, data.draw, settings)
     if not fabric.is_global_zero:
         return
-    print(f"evaluating on {len(data.held_out)} held-out sequences of each kind:", end="", flush=True)
-    results = evaluate(model, data.held_out, data.truth, data.steps, elsewhere=data.elsewhere, some=data.some, say=_say)
-    index = results["selection"]["potential_of"] if "selection" in results else list(range(num))
-    if settings.variation_pairs > 0:
-        _say("variation")
-        results["variation"] = variation(
-            model, data.held_out, data.truth, data.steps, index, settings.variation_pairs, seed=settings.seed
-        )
-    print(" figures", flush=True)
-    found = rows(model, data.held_out, data.truth, data.steps, index, each=6)
-    picture(found, settings.out / "figure.png", data.note)
-    animation(found, settings.out / "evolution.webp")
+    with _stoppable():
+        results = _measured(model, data, settings)
     about = {"example": name, "data": data.note} if data.note else {"example": name}
-    written = {**about, "settings": settings.noted(), "hardware": machine, "seconds": seconds, **results}
+    written = {**about, "settings": settings.reported(), "hardware": machine, "seconds": seconds, **results}
     checkpoints.write(settings.out / "results.json", written)
     show(results, data.note)
     print(
         f"trained {settings.steps} steps in {seconds:.0f} s; wrote results.json, figure.png, evolution.webp to {settings.out}"
     )
+
+
+def _measured(model: models.FlowVAE, data: Sequences, settings: Settings) -> dict[str, Any]:
+    """The results of a trained model, whose figures are drawn as well."""
+    given = model, data.held_out, data.truth, data.steps
+    print(f"evaluating on {len(data.held_out)} held-out sequences of each kind:", end="", flush=True)
+    results = evaluate(*given, elsewhere=data.elsewhere, some=data.some, say=_say)
+    index = results["selection"]["potential_of"] if "selection" in results else list(range(len(data.truth.names)))
+    if settings.variation_pairs > 0:
+        _say("variation")
+        results["variation"] = variation(*given, index, settings.variation_pairs, seed=settings.seed)
+    print(" figures", flush=True)
+    found = rows(*given, index, each=6)
+    picture(found, settings.out / "figure.png", data.note)
+    animation(found, settings.out / "evolution.webp")
+    return results
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nstopped; the trained model is saved, and --resume evaluates it", flush=True)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _say(what: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+import latentflow
+
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of them it is widened and rounded, number by number
 TELLING = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # what decides the speed of a product
 
@@ -62,15 +64,11 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def _commit() -> str | None:
-    """The commit that was measured, marked if files had changed since."""
+    """The commit of the library that was measured, marked if files had changed since; None where git does not know it."""
+    library = Path(latentflow.__file__)
     try:
-        told = subprocess.run(
-            ("git", "describe", "--always", "--dirty"),
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        for command in (("ls-files", "--error-unmatch", library.name), ("describe", "--always", "--dirty")):
+            told = subprocess.run(("git", *command), cwd=library.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return told.stdout.strip()

@@ -12,6 +12,7 @@ import torch
 from replacing import replacing
 from rich import progress as rich
 from rich.console import Console
+from rich.table import Column
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -38,14 +39,16 @@ class Progress:
     def __enter__(self) -> Progress:
         console = Console()
         self.bar = rich.Progress(
-            rich.BarColumn(bar_width=24),
+            rich.BarColumn(bar_width=12),
             rich.MofNCompleteColumn(),
             rich.TextColumn("{task.fields[rate]:.1f} steps/s"),
             rich.TimeElapsedColumn(),
             rich.TextColumn("left"),
             rich.TimeRemainingColumn(),
-            rich.TextColumn("{task.fields[losses]}"),
+            # The only one that gives way on a narrow terminal.
+            rich.TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
+            expand=True,
             disable=not (self.writes and console.is_terminal),
         )
         if self.writes:

@@ -7,6 +7,7 @@ assertion says. Needs the extra `testing`.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import sys
@@ -246,4 +247,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("released_arithmetic.py", description=__doc__).parse_args()
     sys.exit(main())

@@ -7,10 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 120  # characters
+
 
 def show(results: dict[str, Any], note: str = "", on: str = "held-out images") -> None:
     """Print the tables; the note says what the data are, where that is not the real ones, and `on` what was measured."""
-    console = Console()
+    out = console()
     table = _table(
         f"equivariance error on {on}, summed over pixels and steps{note and f' ({note})'}",
         "transformation", "flow", "identity", "ratio", "black", "autoencoded", "folds",
@@ -18,23 +20,31 @@ def show(results: dict[str, Any], note: str = "", on: str = "held-out images") -
     for name, row in results["transformations"].items():
         floors = (f"{row[what]:.1f}" for what in ("black", "autoencoded"))
         table.add_row(name, *_cells(row), *floors, f"{100 * row['folds']:.2f} %")
-    console.print(table)
-    console.print(
-        "identity: the error of standing still, a ratio below 1 beats it; black: that of drawing nothing\n"
-        "autoencoded: each frame encoded and decoded by itself; the encoder has seen first frames only"
+    out.print(table)
+    out.print(
+        "identity: the error of standing still, a ratio below 1 beats it\n"
+        "black: that of drawing nothing\n"
+        "autoencoded: each frame encoded and decoded by itself, by an encoder\n"
+        "that has seen first frames only"
     )
     if "compositions" in results:
-        console.print(_compositions(results["compositions"]))
+        out.print(_compositions(results["compositions"]))
     if results.get("extrapolation") or results.get("out_of_distribution"):
-        console.print(_elsewhere(results))
+        out.print(_elsewhere(results))
     if "transport" in results:
-        console.print(_transport(results["transport"]))
+        out.print(_transport(results["transport"]))
     if "bounds" in results:
-        _bounds(console, results["bounds"])
+        _bounds(out, results["bounds"])
     if "variation" in results:
-        console.print(_variation(results["variation"]))
+        out.print(_variation(results["variation"]))
     if "selection" in results:
-        _selection(console, results["selection"], list(results["transformations"]))
+        _selection(out, results["selection"], list(results["transformations"]))
+
+
+def console() -> Console:
+    """A terminal as wide as it is; a file or a pipe has room for whole tables."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=WIDE)
 
 
 def _compositions(results: dict[str, Any]) -> Table:
@@ -72,11 +82,11 @@ def _transport(results: dict[str, Any]) -> Table:
     return table
 
 
-def _bounds(console: Console, bounds: dict[str, Any]) -> None:
-    console.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
+def _bounds(out: Console, bounds: dict[str, Any]) -> None:
+    out.print(f"evidence bounds, {bounds['unit']} (unit-variance Gaussian decoder):")
     for name in ("marginal", "initial", "importance_weighted"):
-        console.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
-    console.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
+        out.print(f"  {name.replace('_', ' '):<20}{bounds[name]:>10.1f}")
+    out.print(f"  {'no model can exceed':<20}{bounds['gaussian_constant']:>10.1f}")
 
 
 def _variation(found: dict[str, Any]) -> Table:
@@ -88,19 +98,19 @@ def _variation(found: dict[str, Any]) -> Table:
     return table
 
 
-def _selection(console: Console, selection: dict[str, Any], names: list[str]) -> None:
-    console.print(f"matched selection: {100 * selection['accuracy']:.2f} %")
+def _selection(out: Console, selection: dict[str, Any], names: list[str]) -> None:
+    out.print(f"matched selection: {100 * selection['accuracy']:.2f} %")
     table = _table("how often each transformation chose each potential", "", *map(str, range(len(names))))
     for name, counts in zip(names, selection["confusion"], strict=True):
         table.add_row(name, *map(str, counts))
-    console.print(table)
+    out.print(table)
 
 
 def _table(title: str, first: str, *others: str) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")  # where there is no room, names give way, not numbers
     for column in others:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

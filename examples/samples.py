@@ -16,6 +16,7 @@ import experiment
 import models
 import torch
 import train
+import trained
 from data.samples import samples
 from evaluate import single
 from figures import Row, picture
@@ -53,8 +54,11 @@ def main(settings: Settings) -> None:
     }
     sequences = list(found.values())
     torch.manual_seed(settings.seed)
-    model = models.build(settings, 3, sequences[0].shape[-1], len(sequences), min(map(len, sequences)) - 1)
+    steps = min(map(len, sequences)) - 1
+    model = models.build(settings, 3, sequences[0].shape[-1], len(sequences), steps)
     train.claim(fabric, settings)
+    if fabric.is_global_zero:
+        trained.note(settings.out, settings, 3, sequences[0].shape[-1], list(found), steps)
 
     def draw(count: int, step: int, share: int) -> tuple[Tensor, Tensor]:
         """One sequence after the other, each with others of its length, as those of another do not fit into its batch."""

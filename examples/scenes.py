@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -45,8 +45,6 @@ def main(path: Path, side: int = 64) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(
-            f"error: got {len(sys.argv) - 1} arguments, expected one, the PNG to write: python examples/scenes.py scenes.png"
-        )
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser("scenes.py", description=__doc__)
+    parser.add_argument("path", type=Path, help="the PNG to write")
+    main(parser.parse_args().path)

@@ -19,7 +19,7 @@ from typing import Any
 import checkpoints
 import mnist
 from experiment import errors_in_one_line
-from rich.console import Console
+from report import console
 from rich.table import Table
 
 READINGS: dict[str, dict[str, Any]] = {
@@ -46,6 +46,8 @@ SHOWN = {
     "folds": "folds",
     "residual": "residual grid",
 }
+Row = dict[str, dict[str, float | None]]  # mean and deviation of each figure
+
 SEEDS: dict[str, dict[str, Any]] = {"labels": {}, "no labels": {"supervision": "none"}}
 
 
@@ -61,7 +63,7 @@ def sweep(changes: dict[str, dict[str, Any]], base: mnist.Settings, seeds: int, 
     for name, change in changes.items():
         found = [_results(dataclasses.replace(base, seed=seed, **change), name) for seed in range(seeds)]
         rows[name] = _summary(found)
-    settings = base.noted() | {"seed": list(range(seeds))}
+    settings = base.reported() | {"seed": list(range(seeds))}
     checkpoints.write(
         to or base.out / "summary.json", {"settings": settings, "hardware": found[0]["hardware"], "rows": rows}
     )
@@ -72,22 +74,29 @@ def _results(settings: mnist.Settings, name: str) -> dict[str, Any]:
     """Of a run that is done, or is done now, from where it was stopped."""
     out = settings.out / name.replace(" ", "-") / str(settings.seed)
     settings = dataclasses.replace(settings, out=out)
-    written, noted = out / "results.json", checkpoints.as_noted(settings.noted())
-    if written.exists() and checkpoints.read(written)["settings"] == noted:
+    written, before = out / "results.json", checkpoints.settings_of(out)
+    if written.exists() and checkpoints.read(written)["settings"] == checkpoints.as_noted(settings.reported()):
+        print(f"{name}, seed {settings.seed}: done before", flush=True)
         return checkpoints.read(written)
     print(f"{name}, seed {settings.seed}", flush=True)
-    goes_on = checkpoints.last(out) is not None and checkpoints.settings_of(out) == noted
-    mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=not goes_on))
+    same = before == checkpoints.as_noted(settings.noted())
+    if before and not same and not settings.overwrite:
+        raise ValueError(
+            f"--out: got {out}, which holds a run with other settings, expected these; give them again, name another folder, "
+            "or start anew with --overwrite"
+        )
+    goes_on = same and checkpoints.last(out) is not None
+    mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=bool(before) and not goes_on))
     return checkpoints.read(written)
 
 
-def _summary(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and deviation over the runs of each figure."""
+def _summary(found: list[dict[str, Any]]) -> Row:
+    """Mean and deviation over the runs of each figure; one run has no deviation."""
     numbers = [_numbers(results) for results in found]
     return {
         name: {
             "mean": statistics.fmean(each[name] for each in numbers),
-            "deviation": statistics.stdev(each[name] for each in numbers) if len(numbers) > 1 else 0.0,
+            "deviation": statistics.stdev(each[name] for each in numbers) if len(numbers) > 1 else None,
         }
         for name in numbers[0]
     }
@@ -111,7 +120,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
     return numbers | {"seconds": results["seconds"]}
 
 
-def _show(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+def _show(rows: dict[str, Row]) -> None:
     """What tells most; the rest is in the file."""
     table = Table(title="mean ± deviation; errors as a share of the identity error", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -119,8 +128,13 @@ def _show(rows: dict[str, dict[str, dict[str, float]]]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         cells = (row[figure] for figure in SHOWN.values())
-        table.add_row(name, *(f"{cell['mean']:.3f}\n±{cell['deviation']:.3f}" for cell in cells))
-    Console().print(table)
+        table.add_row(name, *map(_cell, cells))
+    console().print(table)
+
+
+def _cell(figure: dict[str, float | None]) -> str:
+    deviation = "" if figure["deviation"] is None else f"\n±{figure['deviation']:.3f}"
+    return f"{figure['mean']:.3f}{deviation}"
 
 
 def main(arguments: list[str]) -> None:

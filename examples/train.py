@@ -162,6 +162,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
     wrapped, *optimisers = fabric.setup(model.train(), *optimisers_of(model, run))
     if run.compile:  # for the device that the model now is on
         model.compile_flow()
+        fabric.print("compiling, which takes a minute or more", flush=True)
     schedules = [_schedule(optimiser, run) for optimiser in optimisers]
     parts = {f"optimiser {n}": optimiser for n, optimiser in enumerate(optimisers)}
     parts |= {f"schedule {n}": schedule for n, schedule in enumerate(schedules)}

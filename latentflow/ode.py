@@ -19,6 +19,7 @@ from latentflow.acting import Acting
 from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.path import Carried
 from latentflow.preimage import FoldError, tolerance
+from latentflow.written_out import forward_mode
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 
@@ -85,8 +86,8 @@ def carry(
     options: dict[str, Any],
 ) -> Carried:
     """Latents and, but for `log_det` None, the integral of the Laplacian over each step."""
-    _require_a_graph(method, z0, potential)
     field, divergence = _field(potential, what), _divergence(potential, log_det, what, z0, generator)
+    _require_a_graph(method, field, z0, what.steps)
     z, latents, integrals = z0, [z0], []
     for step in range(what.steps):
         z, integral = _one_step(field, divergence, z, step, step, step + 1, method, options)
@@ -105,19 +106,22 @@ def carry(
 
 def back(potential: nn.Module, z: Tensor, what: Acting, method: str, options: dict[str, Any]) -> Tensor:
     """The latents that the solver carries to z (B, dim), the residual of each step verified."""
-    _require_a_graph(method, z, potential)
     field = _field(potential, what)
+    _require_a_graph(method, field, z, what.steps)
     for step in reversed(range(what.steps)):
         z = _step_back(field, z, step, method, options)
     return z
 
 
-def _require_a_graph(solver: str, z: Tensor, potential: nn.Module) -> None:
+def _require_a_graph(method: str, field: Field, z: Tensor, steps: int) -> None:
     """Raise where gradients would be lost on the way through a solver that leaves PyTorch."""
-    wanted = torch.is_grad_enabled() and (z.requires_grad or any(p.requires_grad for p in potential.parameters()))
-    if solver == "scipy_solver" and wanted:
+    if method != "scipy_solver":
+        return
+    # What acts, or something that a user's module holds, may ask for gradients too.
+    asked = (field(z, z.new_tensor(float(step)), step).requires_grad for step in range(steps))
+    if forward_mode() or (torch.is_grad_enabled() and (z.requires_grad or any(asked))):
         raise ValueError(
-            f"solver: got {solver!r} where gradients are wanted, expected a solver that has some; use solver='dopri5', or call "
+            f"solver: got {method!r} where gradients are wanted, expected a solver that has some; use solver='dopri5', or call "
             "inside of torch.no_grad()"
         )
 

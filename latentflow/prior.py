@@ -19,6 +19,7 @@ from latentflow.validate import (
     require_floating_dtype,
     sum_is_finite,
 )
+from latentflow.written_out import transformed
 
 
 class DiffusionPrior(nn.Module):
@@ -166,7 +167,8 @@ def _of_particles(weights: Tensor, diffusion: Tensor) -> Tensor:
 
 def _acted(weights: Tensor) -> tuple[Tensor, Tensor]:
     """How long each k has acted at step 0, ..., T, (B or 1, T+1 or 1, K), and factors of that, (T+1,)."""
-    steps, may_share = weights.shape[1], not weights.requires_grad  # else each weight wants its own gradient
+    # Else each weight wants its own gradient, as it may of an outer transform without the inner one knowing.
+    steps, may_share = weights.shape[1], not (weights.requires_grad or transformed())
     if may_share and weights.stride(0) == 0:  # the same acts in all samples
         weights = weights[:1]
     if may_share and weights.stride(1) == 0:  # the same acts in all steps

@@ -51,6 +51,27 @@ def test_the_memory_of_a_step_is_kept_for_the_next() -> None:
     assert told("libc.mallopt(-3, 2**25)")[1] > 2**24, "what the other setting is there for"
 
 
+def test_the_commit_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of whatever repository its folder happens to lie in, as that of a project whose environment it is installed in."""
+
+    def git(*command: str) -> str:
+        given = ("git", "-c", "user.name=x", "-c", "user.email=x", *command)
+        return subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    file = tmp_path / "latentflow" / "__init__.py"
+    file.parent.mkdir()
+    file.write_text("")
+    monkeypatch.setattr("latentflow.__file__", str(file))
+    git("init")
+    git("commit", "--allow-empty", "-m", "without it")
+    assert hardware.hardware()["commit"] is None
+    git("add", ".")
+    git("commit", "-m", "with it")
+    assert hardware.hardware()["commit"] == git("rev-parse", "--short", "HEAD")
+    file.write_text("changed = True")
+    assert hardware.hardware()["commit"].endswith("-dirty")
+
+
 @pytest.mark.parametrize(
     ("flags", "multiplies"),
     [({"avx2", "avx512f"}, False), ({"avx512f", "avx512_bf16"}, True), ({"asimd", "bf16"}, True), (set(), True)],

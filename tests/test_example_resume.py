@@ -34,6 +34,12 @@ def test_what_is_given_is_what_is_taken_for_the_check_to_refuse(folder: Path) ->
         checkpoints.check(folder, shared.noted(), resume=True, overwrite=False)
 
 
+def test_more_or_less_may_be_measured_of_a_run_that_is_resumed(folder: Path) -> None:
+    resumed = mnist.settings_of(["--out", str(folder), "--resume", "--held-out", "7", "--variation-pairs", "30"])
+    assert resumed.noted() == RUN.noted()
+    assert resumed.reported() == RUN.reported() | {"held_out": 7}
+
+
 def test_nothing_is_taken_where_nothing_is_resumed(folder: Path) -> None:
     assert mnist.settings_of(["--out", str(folder)]) == mnist.Settings(out=folder)
     assert mnist.settings_of(["--out", str(folder / "new"), "--resume"]) == mnist.Settings(

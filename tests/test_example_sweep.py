@@ -50,9 +50,30 @@ class TestSweep:
         monkeypatch.setattr(example, "main", lambda settings: (seen.append(settings), run(settings)))
         sweep.sweep(self.CHANGES, base, seeds=1)
         assert [(settings.out, settings.resume) for settings in seen] == [(done, True)]
-        sweep.sweep({"default": {}}, dataclasses.replace(base, batch=3), seeds=1)  # other settings start anew
-        assert json.loads((done / "settings.json").read_text())["batch"] == 3
+        (done / "results.json").unlink()
+        (done / "checkpoints" / "00000002").rename(base.out / "elsewhere")  # as if stopped before its first checkpoint
+        sweep.sweep(self.CHANGES, base, seeds=1)
         assert not seen[-1].resume
+
+    def test_a_run_with_other_settings_is_not_overwritten_by_accident(self, base: example.Settings) -> None:
+        sweep.sweep({"default": {}}, base, seeds=1)
+        before = {path: path.read_bytes() for path in base.out.rglob("*") if path.is_file()}
+        other = dataclasses.replace(base, batch=3)
+        with pytest.raises(
+            ValueError, match=r"--out: got .*default/0, which holds a run with other settings, expected these"
+        ):
+            sweep.sweep({"default": {}}, other, seeds=1)
+        assert before == {path: path.read_bytes() for path in base.out.rglob("*") if path.is_file()}
+        sweep.sweep({"default": {}}, dataclasses.replace(other, overwrite=True), seeds=1)
+        assert json.loads((base.out / "default/0/settings.json").read_text())["batch"] == 3
+
+    def test_one_run_has_no_deviation(self, base: example.Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        sweep.sweep({"default": {}}, base, seeds=1)
+        row = json.loads((base.out / "summary.json").read_text())["rows"]["default"]
+        assert {figure["deviation"] for figure in row.values()} == {None}
+        table = capsys.readouterr().out.split("mean ± deviation")[1]
+        assert "±" not in table
+        assert f"{row['rotation ratio']['mean']:.3f}" in table
 
     def test_options_are_those_of_the_example_and_its_presets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import experiment
 import mnist as example
@@ -11,6 +13,7 @@ import torch
 import trained
 from data.moving_digits import DIGITS
 from models import FlowVAE
+from PIL import Image
 
 from tests.short_runs import SHORT
 
@@ -46,6 +49,27 @@ def test_the_model_is_the_one_that_was_trained(run: tuple[Path, FlowVAE]) -> Non
 
 def test_says_which_transformation_is_which(run: tuple[Path, FlowVAE]) -> None:
     assert json.loads((run[0] / "model.json").read_text())["transformations"] == list(DIGITS.names)
+
+
+def test_the_code_that_shows_how_to_use_it_runs(
+    run: tuple[Path, FlowVAE], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(trained.__file__).parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert "../runs/demo" in code
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace("../runs/demo", str(run[0])), names)
+    assert names["frames"].shape == (6, 9, 3, 16, 16)
+    with Image.open("paths.png") as drawn:
+        assert drawn.size == (1152, 768)
+
+
+def test_every_script_and_every_part_has_its_place_in_the_list() -> None:
+    folder = Path(trained.__file__).parent
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in folder.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    assert set(re.findall(r"`(\w+\.py)`", text.partition("The other modules")[0])) == scripts
 
 
 def test_what_is_missing_or_damaged_is_said(run: tuple[Path, FlowVAE], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentflow import FlowPosterior, FoldError
@@ -307,3 +308,8 @@ def test_a_solver_without_gradients_is_refused_where_they_are_wanted():
             call(z, 0, 2)
     end = flow.requires_grad_(False).transport(z, 0, 2)[0][:, -1]
     close(flow.inverse(end, 0, 2), z, 1e-5)
+    weights = rand(4, 1).requires_grad_()
+    with pytest.raises(ValueError, match="where gradients are wanted"):
+        flow.transport(z, None, 2, weights=weights)
+    with forward_ad.dual_level(), torch.no_grad(), pytest.raises(ValueError, match="where gradients are wanted"):
+        flow.transport(forward_ad.make_dual(z, torch.ones_like(z)), 0, 2)

@@ -213,6 +213,21 @@ def test_shared_weights_have_a_gradient_each():
 
 
 @pytest.mark.parametrize("form", ["heat", "particle"])
+def test_shared_weights_have_a_gradient_each_in_an_outer_transform_too(form):
+    """An inner one says of them that they want none."""
+    prior, z, weights = DiffusionPrior(2, 0.3, form=form, dtype=torch.float64), randn(5, 4, 3, seed=0), rand(2, seed=1)
+
+    def total(weights):
+        def inner(z):
+            return prior.log_prob(path_of(z, weights)).sum()
+
+        return torch.func.grad(inner)(z).square().sum()
+
+    shared, apart = (torch.func.grad(total)(x) for x in (weights.expand(5, 3, 2), weights.expand(5, 3, 2).clone()))
+    torch.testing.assert_close(shared, apart, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["heat", "particle"])
 def test_weights_of_other_samples_are_refused(form):
     with pytest.raises(ValueError, match=r"path: got z of 5 samples and weights of 4, expected as many"):
         DiffusionPrior(2, form=form).log_prob(path_of(randn(5, 4, 3), rand(4, 3, 2)))

@@ -63,9 +63,17 @@ def patched(path, potential):
     return path
 
 
+def optimised(path, potential):
+    """PyTorch does not count what a fused optimiser writes."""
+    optimiser = torch.optim.Adam(potential.parameters(), lr=0.1, fused=True)
+    potential(path.z.detach(), 1.0).sum().backward()
+    optimiser.step()
+    return path
+
+
 CHANGES = [
     stale_potential, stale_latents, latents_written_to, stale_weights, stale_times, times_written_to, other_numbers,
-    other_parameters, hooked, patched,
+    other_parameters, hooked, patched, optimised,
 ]  # fmt: skip
 
 
@@ -89,6 +97,18 @@ def test_what_acts_may_be_written_to_after_the_flow(kind):
         x.copy_(x.flip(0))
     hj = HJConstraint(potential, NegativeForce(4, 3).double())
     torch.testing.assert_close(hj(path), hj(dataclasses.replace(path, acting=None)), rtol=1e-12, atol=1e-12)
+
+
+def test_weights_that_a_fused_optimiser_has_written_to_are_read_anew():
+    weights = torch.nn.Parameter(rand(5, 3, 3, seed=0))
+    path, hj = (
+        FlowPosterior(make_potential(4, 3))(gaussian(5, 4), steps=3, weights=weights),
+        HJConstraint(make_potential(4, 3)),
+    )
+    before, weights.grad = hj(path), -torch.ones_like(weights)
+    torch.optim.SGD([weights], lr=0.5, fused=True).step()
+    torch.testing.assert_close(hj(path), hj(plain(path)), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(hj(path), before)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

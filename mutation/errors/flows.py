@@ -45,8 +45,8 @@ ERRORS = (
     Error(
         "gradients are lost in a solver without any",
         "latentflow/ode.py",
-        'if solver == "scipy_solver" and wanted:',
-        "if False:",
+        'if method != "scipy_solver":',
+        "if True:",
         ("inverse",),
     ),
     Error(
@@ -181,6 +181,7 @@ ERRORS = (
         "False",
         ("constraint",),
     ),
+    _states("what a fused optimiser has written is not noticed", "_optimised if isinstance", "0 if isinstance"),
     _states("what vmap counts at the bottom is not looked at", "count += x._version", "count += 0"),
     Error(
         "a copy of what was written to is noted as if it had been so",

@@ -48,6 +48,11 @@ ERRORS = (
     ),
     _constraint("times are drawn from the step after", "t = path.times[1:] - cell", "t = path.times[1:] + cell"),
     _prior(
+        "shared weights share a gradient inside of two transforms",
+        "not (weights.requires_grad or transformed())",
+        "not weights.requires_grad",
+    ),
+    _prior(
         "D is not registered",
         "self.raw = nn.Parameter(start.expand(num).clone())",
         "self.raw = start.expand(num).clone()",
