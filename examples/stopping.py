@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -41,10 +42,10 @@ def asked(fabric: Fabric, received: list[int], ask: bool) -> bool:
     return fabric.strategy.reduce_boolean_decision(bool(received), all=False)
 
 
-def leave(fabric: Fabric, received: list[int], step: int) -> None:
+def leave(fabric: Fabric, received: list[int], step: int, out: Path) -> None:
     """End this process, all of them once the first has saved; a failure of any other would have the first killed."""
     fabric.barrier()
-    fabric.print(f"stopped after step {step}, which is saved; go on with --resume")
+    fabric.print(f"stopped after step {step}, which is saved; go on with --out {out} --resume")
     disband()
     sys.exit(128 + (received[-1] if received else signal.SIGTERM) if fabric.is_global_zero else 0)
 

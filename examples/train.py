@@ -189,7 +189,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
                     saved = {name: part.state_dict() for name, part in parts.items()}
                     checkpoints.save(run.out, step + 1, model, saved | spent)
             if stop:
-                leave(fabric, received, step + 1)
+                leave(fabric, received, step + 1, run.out)
     disband()
     return time.monotonic() - began
 

@@ -224,7 +224,14 @@ def _mix(u: Tensor, active: int | Tensor, lead: tuple[int, ...]) -> Tensor:
 
 
 def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor, name: str = "potential") -> Tensor:
-    u = potential(rows, times)
+    try:
+        u = potential(rows, times)
+    except RuntimeError as error:
+        if "functorch" in str(error):
+            error.add_note(
+                f"{name}(z, t) is differentiated by torch.func: derivatives inside of it are to be torch.func's too"
+            )
+        raise
     if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0] or u.shape[1] == 0:
         got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         raise ValueError(

@@ -195,9 +195,9 @@ class FlowPosterior(nn.Module):
     ) -> Tensor:
         """A z_0 (B, dim) that `transport` carries to z_T (B, dim), with I + H positive definite at every step.
 
-        The residual of every step is verified. Where the map is not injective there may be others; uniqueness is not
-        certified. Differentiable in z_T and in the parameters, backwards and forwards: twice with Euler; once with an ODE, to
-        within the solver's own error.
+        The residual of every step is verified. Where the map is not injective there may be others, and one of them may be
+        found although no step of the path that led to z_T folds: uniqueness is not certified. Differentiable in z_T and in the
+        parameters, backwards and forwards: twice with Euler; once with an ODE, to within the solver's own error.
 
         Raises:
             TypeError, ValueError: as `transport`.
@@ -229,8 +229,8 @@ class FlowPosterior(nn.Module):
     ) -> Tensor:
         """Log density (B,) at z_T (B, dim) of q0 pushed forward, through `inverse`, in nats.
 
-        The log-determinants are exact whatever `log_det` the flow was made with. With folds this is the density of the
-        branch that `inverse` found.
+        The log-determinants are exact whatever `log_det` the flow was made with. Where the map is not injective this is the
+        density of the branch that `inverse` found, which may be another one than that of a path: take `path.log_q` for that.
 
         Args:
             z_T: (B, dim).

@@ -107,6 +107,11 @@ class TestFolds:
         with finds(r"smallest eigenvalue of I \+ H: got -1"):
             kit.assert_injective(Reflection(), ([-3.0], [3.0]), 1.0)
 
+    @pytest.mark.parametrize("region", [(-3.0, 3.0), ([3.0], [-3.0]), ([-3.0], [3.0, 3.0]), ([[-3.0]], [[3.0]])])
+    def test_no_region(self, region):
+        with pytest.raises(ValueError, match=r"region: got .*, expected two corners of a box, dim numbers each"):
+            kit.assert_injective(OURS, region, 1.0)
+
     def test_two_latents_that_change_places_where_no_eigenvalue_tells(self):
         class Roof(nn.Module):
             """u = -2 |z|: H = 0 wherever one looks, and the step folds at the origin."""

@@ -101,6 +101,19 @@ def test_an_error_of_a_potential_comes_with_what_it_was_given(forward):
         assert "z is (N, 3) and t (N,): write t[:, None]" in caught.value.__notes__[0]
 
 
+def test_a_potential_that_differentiates_in_its_own_way_is_told_by_whom_it_is_differentiated():
+    class Differentiates(torch.nn.Module):
+        def forward(self, z, t):
+            with torch.enable_grad():
+                z = z.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(z.square().sum(), z)
+            return slope.sum(-1, keepdim=True)
+
+    with pytest.raises(RuntimeError) as caught:
+        FlowPosterior(Differentiates()).transport(torch.randn(4, 3), 0, 2)
+    assert "differentiated by torch.func: derivatives inside of it" in caught.value.__notes__[0]
+
+
 def test_batches_normalised_by_themselves_are_refused_for_good():
     class Layered(torch.nn.Module):
         def __init__(self):

@@ -158,6 +158,7 @@ def assert_injective(
         count: number of points.
 
     Raises:
+        ValueError: the region has no two corners of dim numbers each, the lowest first.
         AssertionError: saying which latent folds, or which two change places.
 
     Example:
@@ -171,7 +172,7 @@ def assert_injective(
           time     1
           where    151 of 512 points fold; use more substeps, or constrain the potential more
     """
-    low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in region)
+    low, high = _corners(region)
     potential = copy.deepcopy(potential).to(low)
     cube = SobolEngine(len(low)).draw(count + 1, dtype=torch.float64)[1:]  # type: ignore[no-untyped-call]
     z = low + cube * (high - low)
@@ -197,6 +198,20 @@ def assert_injective(
                 f"number; they change places, so the step folds between them\n"
                 f"  a        {shown(z, worst)}\n  b        {shown(z, worst - shift)}\n  time     {t:.6g}"
             )
+
+
+def _corners(region: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]) -> list[Tensor]:
+    corners = [torch.as_tensor(corner, dtype=torch.float64) for corner in region]
+    if (
+        [corner.ndim for corner in corners] != [1, 1]
+        or len(corners[0]) != len(corners[1])
+        or bool((corners[0] >= corners[1]).any())
+    ):
+        raise ValueError(
+            f"region: got {region}, expected two corners of a box, dim numbers each, the lowest first; for example "
+            "([-3.0, -3.0], [3.0, 3.0])"
+        )
+    return corners
 
 
 def assert_density(
