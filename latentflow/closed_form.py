@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from latentflow.contexts import transformed
 from latentflow.curvature import Curvature, many
 from latentflow.hessian_product import coefficient_of_product
 from latentflow.precision import apart_from_autocast
 from latentflow.product import plus_product, times_vectors
 from latentflow.tanh import slope_and_bend, slope_of, through_tanh
-from latentflow.written_out import differentiably, transformed
+from latentflow.written_out import differentiably
 
 
 class Networks(NamedTuple):

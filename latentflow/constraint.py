@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from latentflow import derivatives
 from latentflow.acting import Acting
+from latentflow.contexts import watched
 from latentflow.derivatives import is_negative_square
 from latentflow.finite import require_finite_derivatives
 from latentflow.force import NegativeForce
@@ -203,7 +204,7 @@ class HJConstraint(nn.Module):
             self.label == "end"
             and path.rollout is not None
             and _acting(path) is not None
-            and not _watched(path.z)
+            and not watched(path.z)  # what a rollout shares does not pass through there
             and path.rollout.is_of(self.potential, path.z)
         )
 
@@ -239,11 +240,6 @@ def _acting(path: LatentPath) -> Acting | None:
     """What acted, if weights and times are still those by which the flow has moved."""
     what = path.acting
     return what if what is not None and what.is_of(path.weights, path.times) else None
-
-
-def _watched(z: Tensor) -> bool:
-    """Whether somebody waits for the gradient of the latents, which what a rollout shares does not pass through."""
-    return not torch.compiler.is_compiling() and (z.retains_grad or bool(z._backward_hooks))
 
 
 def _latents(z: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from latentflow import logdet
+from latentflow.contexts import forward_mode, unrecorded
 from latentflow.precision import apart_from_autocast
 from latentflow.product import add_product, plus_product
 from latentflow.validate import holds, may_read
-from latentflow.written_out import forward_mode, more_is_asked, unrecorded
+from latentflow.written_out import more_is_asked
 
 
 class Curvature(NamedTuple):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from latentflow import derivatives, logdet
 from latentflow.acting import Acting
+from latentflow.contexts import forward_mode
 from latentflow.derivatives import has_closed_form
 from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.layout import layout_of
@@ -17,7 +18,6 @@ from latentflow.preimage import FoldError, tolerance
 from latentflow.product import divided
 from latentflow.rollout import roll_out
 from latentflow.times import euler_times
-from latentflow.written_out import forward_mode
 
 
 def carry(

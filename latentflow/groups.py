@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from latentflow.compiler import one_operation
+from latentflow.contexts import transformed
 from latentflow.validate import may_read, read
-from latentflow.written_out import transformed
 
 GROUP = 4  # another group, with its copy of a network and of its time branch, takes as long as about this many rows
 

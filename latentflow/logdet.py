@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from latentflow.contexts import forward_mode, transformed
 from latentflow.precision import apart_from_autocast
 from latentflow.validate import as_validated_now, holds, may_read
-from latentflow.written_out import forward_mode, transformed
 
 _BITS = 32  # of a random number
 

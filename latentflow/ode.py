@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from latentflow import derivatives, logdet
 from latentflow.acting import Acting
+from latentflow.contexts import forward_mode
 from latentflow.finite import require_finite_log_det, require_finite_path
 from latentflow.path import Carried
 from latentflow.preimage import FoldError, tolerance
-from latentflow.written_out import forward_mode
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")  # they control their error
 

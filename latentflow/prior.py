@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from latentflow import heat
 from latentflow.compiler import one_operation
+from latentflow.contexts import transformed
 from latentflow.path import LatentPath, check_path
 from latentflow.precision import autocast_off
 from latentflow.validate import (
@@ -19,7 +20,6 @@ from latentflow.validate import (
     require_floating_dtype,
     sum_is_finite,
 )
-from latentflow.written_out import transformed
 
 
 class DiffusionPrior(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from latentflow.written_out import transformed
+from latentflow.contexts import times_written, transformed
 
 State = tuple[tuple[int, int, int, bool, int], ...]
 
@@ -36,7 +36,7 @@ def states(*tensors: object) -> State:
     return tuple(
         (
             id(x),
-            _times_written(x),
+            times_written(x),
             _optimised if isinstance(x, Parameter) or (x.requires_grad and x.is_leaf) else 0,
             x.requires_grad,
             x.data_ptr() if not wrapped and type(x) in (Tensor, Parameter) else 0,
@@ -44,12 +44,3 @@ def states(*tensors: object) -> State:
         for x in tensors
         if isinstance(x, Tensor)
     )
-
-
-def _times_written(x: Tensor) -> int:
-    """Of a tensor that `torch.func` wraps, vmap counts at the bottom alone, and other transforms at each level."""
-    count = 0 if x.is_inference() else x._version
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-        count += x._version
-    return count

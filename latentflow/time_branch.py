@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latentflow.written_out import unrecorded, with_backward
+from latentflow.contexts import unrecorded
+from latentflow.written_out import with_backward
 
 
 class Layers(NamedTuple):

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Networks, first_layer, value_of
+from latentflow.contexts import unrecorded
 from latentflow.coupling import Coupling
 from latentflow.product import add_product, plus_product
 from latentflow.tanh import slope_of, through_tanh
-from latentflow.written_out import unrecorded
 
 
 class Activations(NamedTuple):

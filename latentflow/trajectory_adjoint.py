@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from latentflow.closed_form import Matrices, Networks, at_times
+from latentflow.contexts import unrecorded
 from latentflow.coupling import Coupling
 from latentflow.product import add_product, divided, few, over_rows, plus_product
 from latentflow.tanh import slope_of
 from latentflow.trajectory import Trajectory, joined_blocks, with_time_0
-from latentflow.written_out import room, unrecorded
+from latentflow.written_out import room
 
 
 class Wanted(NamedTuple):

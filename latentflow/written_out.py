@@ -11,14 +11,13 @@ inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from latentflow.contexts import func_transforms, many_at_once, past_autograd, transformed
 from latentflow.precision import apart_from_autocast
 
 
@@ -27,34 +26,6 @@ def serves() -> bool:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     return not transformed()
-
-
-def unrecorded() -> bool:
-    """Whether nothing looks at single operations, so that they may write in place."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed():
-        return False
-    return torch._C._len_torch_dispatch_stack() == 0  # of modes, as that by which make_fx traces
-
-
-def past_autograd() -> AbstractContextManager[object]:
-    """Inside, operations go past autograd, where nothing looks at single ones.
-
-    With gradients disabled it still looks at each operation, and at each view, only to find nothing to record.
-    """
-    return torch._C._AutoDispatchBelowADInplaceOrView() if unrecorded() else nullcontext()
-
-
-def transformed() -> bool:
-    """Whether `torch.func` or forward mode is at work."""
-    return forward_mode() or torch._C._are_functorch_transforms_active()
-
-
-def forward_mode() -> bool:
-    """Whether derivatives are carried forwards at all: a tensor does not tell what lies below an inner transform.
-
-    Our own autograd functions have no rule for them; their callers then take PyTorch's way.
-    """
-    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def room(block: Tensor, num: int) -> tuple[Tensor | None, Sequence[Any]]:
@@ -72,9 +43,7 @@ def more_is_asked(by_outputs: Iterable[Tensor | None]) -> bool:
     """Whether a backward pass is to be differentiated itself, or sends many gradients back at once, as vmap does."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return any(x is not None and torch._C._functorch.is_legacy_batchedtensor(x) for x in by_outputs)
+    return func_transforms() or any(x is not None and many_at_once(x) for x in by_outputs)
 
 
 def differentiably(

@@ -17,7 +17,8 @@ _states = errors_in("latentflow/states.py", "rollout_changes")
 _layout = errors_in("latentflow/layout.py", "layout", "written_out")
 _groups = errors_in("latentflow/groups.py", "layout")
 _stack = errors_in("latentflow/stack.py", "layout", "written_out", "rollout")
-_traced = errors_in("latentflow/written_out.py", "layout")
+_traced = errors_in("latentflow/contexts.py", "layout")
+_counted = errors_in("latentflow/contexts.py", "rollout_changes")
 _finite = errors_in("latentflow/finite.py", "hard_cases")
 
 ERRORS = (
@@ -161,7 +162,7 @@ ERRORS = (
     _stack("the gradient of one network goes to another", "k, num - k - 1", "0, num - 1"),
     _stack("of a network in parts the first is learned from", "else x.sum(0, keepdim=True)", "else x[:1]"),
     _stack("of two groups of a network one is learned from", ".index_add_(", ".index_copy_("),
-    _states("what was written to is taken for what it was", "0 if x.is_inference() else x._version", "0"),
+    _counted("what was written to is taken for what it was", "0 if x.is_inference() else x._version", "0"),
     _states("parameters that learn again are taken for those that did not", "x.requires_grad,", "True,"),
     _states("other numbers in the same parameter are not noticed", "x.data_ptr() if not wrapped", "0 if not wrapped"),
     _initial("the variance of q0 for its standard deviation", "(mean, std, noise)", "(mean, std.square(), noise)"),
@@ -182,7 +183,7 @@ ERRORS = (
         ("constraint",),
     ),
     _states("what a fused optimiser has written is not noticed", "_optimised if isinstance", "0 if isinstance"),
-    _states("what vmap counts at the bottom is not looked at", "count += x._version", "count += 0"),
+    _counted("what vmap counts at the bottom is not looked at", "count += x._version", "count += 0"),
     Error(
         "a copy of what was written to is noted as if it had been so",
         "latentflow/acting.py",

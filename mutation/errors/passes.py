@@ -6,6 +6,7 @@ from .error import errors_in
 
 _hutchinson = errors_in("latentflow/hutchinson.py", "written_out", "rollout")
 _written_out = errors_in("latentflow/written_out.py", "written_out", "example_train")
+_contexts = errors_in("latentflow/contexts.py", "written_out", "example_train")
 _product = errors_in("latentflow/product.py", "written_out", "rollout")
 _sweep = errors_in("latentflow/sweep.py", "written_out", "rollout", "constraint")
 _rollout = errors_in("latentflow/rollout.py", "rollout", "rollout_changes", "constraint")
@@ -30,7 +31,7 @@ ERRORS = (
         "x.view_as(x) if isinstance(x, Tensor) else x for x in inputs",
         "x for x in inputs",
     ),
-    _written_out(
+    _contexts(
         "what is to be differentiated once more goes past autograd",
         "return torch._C._AutoDispatchBelowADInplaceOrView() if unrecorded() else nullcontext()",
         "return torch._C._AutoDispatchBelowADInplaceOrView()",

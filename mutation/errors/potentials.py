@@ -18,7 +18,7 @@ _logdet = errors_in("latentflow/logdet.py", "logdet")
 _curvature = errors_in("latentflow/curvature.py", "logdet", "rollout")
 _euler = errors_in("latentflow/euler.py", "logdet", "solvers")
 _ode = errors_in("latentflow/ode.py", "solvers", "logdet")
-_forward_mode = errors_in("latentflow/written_out.py", "logdet")
+_forward_mode = errors_in("latentflow/contexts.py", "logdet")
 _precision = errors_in("latentflow/precision.py", "written_out", "example_train")
 
 ERRORS = (

@@ -114,7 +114,7 @@ ERRORS = (
     Error(
         "a hook on the latents does not see the constraint",
         "latentflow/constraint.py",
-        "and not _watched(path.z)",
+        "and not watched(path.z)",
         "and True",
         ("rollout_changes",),
     ),
