@@ -2,6 +2,7 @@
 # make test    the whole test suite with branch coverage
 # make lint    ruff and mypy          make docs    the documentation, into docs/_build/html
 # make benchmark    time and memory, into benchmarks/results; give it an idle machine
+# make torch-2.6.0    the tests of the library with another torch, in an environment of its own
 # make mutation    plants errors and makes a sample of small changes, and runs the tests of each; an hour or two, resumable
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +15,17 @@ demo: $(VENV)/examples
 
 test: $(VENV)/test
 	$(RUN) -m pytest -q -n auto --dist loadfile --cov --cov-report=term --cov-fail-under=95
+
+# Those that need no example, and no compiler.
+LIBRARY := $(filter-out $(addprefix tests/test_,example% compile% docs% readme% benchmarks% planted% distributed% training% fuzz% device%), \
+	$(wildcard tests/test_*.py))
+
+torch-%:
+	$(PYTHON) -m venv $(VENV)-torch-$*
+	sed '/^torch==/d' constraints.txt > $(VENV)-torch-$*/constraints.txt
+	$(VENV)-torch-$*/bin/python -m pip install --quiet -c $(VENV)-torch-$*/constraints.txt -e ".[testing,scores]" \
+		"torch==$*" pytest-xdist safetensors pot
+	$(VENV)-torch-$*/bin/python -m pytest -q -n auto --dist loadfile $(LIBRARY)
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
@@ -37,4 +49,4 @@ $(VENV)/%: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VENV)-torch-* docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,12 +1,15 @@
 """The README's Python blocks run as printed, in order and in one namespace."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import report
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -17,6 +20,15 @@ def namespace():
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"README.md, Python block {number}", "exec"), names)
     return names
+
+
+def test_the_tables_are_those_of_the_committed_demo(capsys):
+    results = json.loads((ROOT / "examples" / "results" / "demo.json").read_text(encoding="utf-8"))
+    report.show(results)
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = re.search(r"^```text\n(.*?)\n```$", README, flags=re.MULTILINE | re.DOTALL)[1].splitlines()
+    assert printed[: len(shown)] == shown
+    assert f"which trained for {results['seconds']:.0f} seconds" in README
 
 
 def test_has_the_users_vae_the_drop_in_the_compositions_and_a_test():
