@@ -22,7 +22,7 @@ LIBRARY := $(filter-out $(addprefix tests/test_,example% compile% docs% readme% 
 
 torch-%:
 	$(PYTHON) -m venv $(VENV)-torch-$*
-	sed '/^torch==/d' constraints.txt > $(VENV)-torch-$*/constraints.txt
+	grep -E '^(numpy|torchdiffeq|hypothesis|pytest|scikit-learn|scipy)==' constraints.txt > $(VENV)-torch-$*/constraints.txt
 	$(VENV)-torch-$*/bin/python -m pip install --quiet -c $(VENV)-torch-$*/constraints.txt -e ".[testing,scores]" \
 		"torch==$*" pytest-xdist safetensors pot
 	$(VENV)-torch-$*/bin/python -m pytest -q -n auto --dist loadfile $(LIBRARY)
