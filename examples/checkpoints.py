@@ -48,16 +48,23 @@ def check(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) ->
         fix = "with --overwrite" if noted.is_file() else "without --resume"
         raise ValueError(f"--resume: got no checkpoint in {out}, expected one there; start anew {fix}")
     before, now = settings_of(out), as_noted(settings)
-    changed = [name for name in now if before.get(name) != now[name]]
+    changed = differing(before, now)
     if changed:
         got, expected = (", ".join(f"{name} {said.get(name)!r}" for name in changed) for said in (now, before))
-        fix = "leave these options out"
+        fixes = ["run that example"] if "example" in changed else []
+        if set(changed) - {"example", "shares"}:
+            fixes.append("leave these options out")
         if "shares" in changed:
-            fix = "give the same product of --devices, --nodes and --accumulate"
+            fixes.append("give the same product of --devices, --nodes and --accumulate")
         raise ValueError(
-            f"--resume: got {got}, expected {expected}, the settings of the run in {noted}; "
-            f"{fix} (its schedule was made for them), or start anew with --overwrite"
+            f"--resume: got {got}, expected {expected}, the settings of the run in {noted}, for which its schedule was made; "
+            f"{' and '.join(fixes)}, or start anew with --overwrite"
         )
+
+
+def differing(before: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Names of the settings that are not what they were."""
+    return [name for name, value in as_noted(settings).items() if name not in before or before[name] != value]
 
 
 def settings_of(out: Path) -> dict[str, Any]:
@@ -67,7 +74,7 @@ def settings_of(out: Path) -> dict[str, Any]:
 
 
 def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Make the folder this run's own: drop what another left there, and note the settings."""
+    """Make the folder this run's own: drop what another left there, and note the settings, that of a resumed run aside."""
     for partial in (out / "checkpoints").glob(".partial-*"):  # of a run that was killed while it saved
         shutil.rmtree(partial)
     if resume:

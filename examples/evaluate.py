@@ -50,6 +50,8 @@ def evaluate(
     model.eval()
     generator = torch.Generator(bases.device).manual_seed(seed)
     few = bases[:some]
+    if model.selector is not None:
+        say("selection")
     selection = _selection(model, bases, truth, steps, chunk)
     index = list(range(len(truth.names))) if selection is None else selection["potential_of"]
     further = steps // 2 if truth.furthest is None else min(steps // 2, truth.furthest - steps)

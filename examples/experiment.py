@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from evaluate import evaluate
 from figures import animation, picture, rows
 from hardware import hardware
 from report import show
+from stopping import stoppable
 from torch import Tensor
 from variation import variation
 
@@ -74,11 +74,14 @@ class Settings(train.Run, models.Model):
             )
 
     def noted(self) -> dict[str, Any]:
-        """The settings that a resumed run must share; what is measured in the end may be more."""
-        return {name: value for name, value in super().noted().items() if name not in ("held_out", "variation_pairs")}
+        """The settings that a resumed run must share; what is measured in the end may be more or less."""
+        return {name: value for name, value in super().noted().items() if name not in self.measured()}
+
+    def measured(self) -> dict[str, Any]:
+        return {"held_out": self.held_out, "variation_pairs": self.variation_pairs}
 
     def reported(self) -> dict[str, Any]:
-        """The settings that results come from."""
+        """The settings that the results of every run come from."""
         return self.noted() | {"held_out": self.held_out}
 
 
@@ -123,14 +126,14 @@ def run(name: str, settings: S, sequences: Callable[[S, torch.device], Sequences
     _check(settings, num, len(data.held_out))
     torch.manual_seed(settings.seed)
     model = models.build(settings, 3, data.side, num, data.steps)
-    train.claim(fabric, settings)
+    train.claim(fabric, settings, name)
     if fabric.is_global_zero:
         trained.note(settings.out, settings, 3, data.side, data.truth.names, data.steps)
     machine = hardware(fabric.device, fabric.world_size)
     seconds = train.train(fabric, model, data.draw, settings)
     if not fabric.is_global_zero:
         return
-    with _stoppable():
+    with stoppable():
         results = _measured(model, data, settings)
     about = {"example": name, "data": data.note} if data.note else {"example": name}
     written = {**about, "settings": settings.reported(), "hardware": machine, "seconds": seconds, **results}
@@ -155,15 +158,6 @@ def _measured(model: models.FlowVAE, data: Sequences, settings: Settings) -> dic
     picture(found, settings.out / "figure.png", data.note)
     animation(found, settings.out / "evolution.webp")
     return results
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\nstopped; the trained model is saved, and --resume evaluates it", flush=True)
-        sys.exit(128 + signal.SIGINT)
 
 
 def _say(what: str) -> None:
@@ -194,35 +188,47 @@ def settings_of(kind: type[R], presets: Mapping[str, R], arguments: list[str], d
     Those of a run that is resumed stand in its folder, and need not be given again.
     """
     first = next(iter(presets))
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chooser.add_argument("--preset", default=first)
     chooser.add_argument("--out", type=Path)
     chooser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False)
-    said = chooser.parse_known_args(arguments)[0]
-    default = presets.get(said.preset, presets[first])
-    if said.resume:
-        out = said.out or default.out
-        before = checkpoints.settings_of(out)
-        if before:
-            default = _as_before(presets.get(before.get("preset", ""), default), before, out)
+    default = presets[first]
+    with contextlib.suppress(argparse.ArgumentError):  # which tyro tells of in its own words
+        said = chooser.parse_known_args(arguments)[0]
+        default = presets.get(said.preset, default)
+        if said.resume:
+            default = _as_before(kind, presets, default, said.out or default.out)
     return tyro.cli(kind, default=default, args=arguments, description=description)
 
 
-def _as_before(default: R, before: Mapping[str, Any], out: Path) -> R:
-    """Settings as a run noted them in its folder; those that make no difference to it by default."""
-    names = [name for name in default.noted() if name != "shares"]
-    missing = [name for name in names if name not in before]
+def _as_before(kind: type[R], presets: Mapping[str, R], default: R, out: Path) -> R:
+    """The settings that a run has noted in its folder, if there is one; all others are those of its preset."""
+    before = checkpoints.settings_of(out)
+    if not before:
+        return default
+    default = dataclasses.replace(presets.get(str(before.get("preset")), default), out=out)
+    wanted = [name for name in (default.noted() | default.measured()) if name != "shares"]
+    missing = [name for name in wanted if name not in before]
     if missing:
         raise ValueError(
-            f"--resume: got {out}, whose run has no {', '.join(missing)}, expected a run of this example; "
+            f"--resume: got {out}, whose run has no {', '.join(missing)}, expected one of this example and version; "
             "name its folder with --out, or start anew with --overwrite"
         )
+    said = [word for name in wanted for word in _as_option(name, before[name])]
     try:
-        return dataclasses.replace(default, **{name: before[name] for name in names})
-    except (TypeError, ValueError) as error:
+        return tyro.cli(kind, default=default, args=said, console_outputs=False)
+    except (SystemExit, ValueError) as error:
         raise ValueError(
-            f"{out}: got {error}, expected settings of a run; the file is damaged, start anew with --overwrite"
+            f"{out}: got {' '.join(said)}, expected settings that this example takes; the file is damaged, "
+            "start anew with --overwrite"
         ) from error
+
+
+def _as_option(name: str, value: Any) -> tuple[str, ...]:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return (f"--{option}" if value else f"--no-{option}",)
+    return f"--{option}", str(value)
 
 
 @contextlib.contextmanager

@@ -66,9 +66,13 @@ def _processor() -> tuple[str, set[str]]:
 def _commit() -> str | None:
     """The commit of the library that was measured, marked if files had changed since; None where git does not know it."""
     library = Path(latentflow.__file__)
+    # A hook of another repository would have its commands look there.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         for command in (("ls-files", "--error-unmatch", library.name), ("describe", "--always", "--dirty")):
-            told = subprocess.run(("git", *command), cwd=library.parent, capture_output=True, text=True, check=True)
+            told = subprocess.run(
+                ("git", *command), cwd=library.parent, env=outside, capture_output=True, text=True, check=True
+            )
     except (OSError, subprocess.CalledProcessError):
         return None
     return told.stdout.strip()

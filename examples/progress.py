@@ -45,7 +45,7 @@ class Progress:
             rich.TimeElapsedColumn(),
             rich.TextColumn("left"),
             rich.TimeRemainingColumn(),
-            # The only one that gives way on a narrow terminal.
+            # The one that gives way, down to 80 columns.
             rich.TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
             expand=True,

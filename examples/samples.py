@@ -22,6 +22,7 @@ from evaluate import single
 from figures import Row, picture
 from hardware import hardware
 from report import show
+from stopping import stoppable
 from torch import Tensor
 
 
@@ -56,7 +57,7 @@ def main(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     steps = min(map(len, sequences)) - 1
     model = models.build(settings, 3, sequences[0].shape[-1], len(sequences), steps)
-    train.claim(fabric, settings)
+    train.claim(fabric, settings, "samples")
     if fabric.is_global_zero:
         trained.note(settings.out, settings, 3, sequences[0].shape[-1], list(found), steps)
 
@@ -72,7 +73,8 @@ def main(settings: Settings) -> None:
     seconds = train.train(fabric, model, draw, settings)
     if not fabric.is_global_zero:
         return
-    errors, rows = measured(model, found, settings.seed)
+    with stoppable():
+        errors, rows = measured(model, found, settings.seed)
     results = {"transformations": errors}
     about = {"example": "samples", "settings": settings.noted(), "hardware": machine}
     checkpoints.write(settings.out / "results.json", {**about, "seconds": seconds, **results})

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -35,6 +34,24 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """What comes after training ends at once when it is asked to; there is nothing to save."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, _: object) -> None:
+        print("\nstopped; the trained model is saved, and the same command with --resume evaluates it", flush=True)
+        sys.exit(128 + number)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def asked(fabric: Fabric, received: list[int], ask: bool) -> bool:
     """Has any process been asked to stop? Asking the others makes all wait, so several processes do it now and then."""
     if fabric.world_size > 1 and not ask:
@@ -42,10 +59,10 @@ def asked(fabric: Fabric, received: list[int], ask: bool) -> bool:
     return fabric.strategy.reduce_boolean_decision(bool(received), all=False)
 
 
-def leave(fabric: Fabric, received: list[int], step: int, out: Path) -> None:
+def leave(fabric: Fabric, received: list[int], step: int) -> None:
     """End this process, all of them once the first has saved; a failure of any other would have the first killed."""
     fabric.barrier()
-    fabric.print(f"stopped after step {step}, which is saved; go on with --out {out} --resume")
+    fabric.print(f"stopped after step {step}, which is saved; go on with the same command and --resume")
     disband()
     sys.exit(128 + (received[-1] if received else signal.SIGTERM) if fabric.is_global_zero else 0)
 

@@ -73,20 +73,23 @@ def sweep(changes: dict[str, dict[str, Any]], base: mnist.Settings, seeds: int, 
 def _results(settings: mnist.Settings, name: str) -> dict[str, Any]:
     """Of a run that is done, or is done now, from where it was stopped."""
     out = settings.out / name.replace(" ", "-") / str(settings.seed)
-    settings = dataclasses.replace(settings, out=out)
-    written, before = out / "results.json", checkpoints.settings_of(out)
-    if written.exists() and checkpoints.read(written)["settings"] == checkpoints.as_noted(settings.reported()):
-        print(f"{name}, seed {settings.seed}: done before", flush=True)
-        return checkpoints.read(written)
+    settings, written = dataclasses.replace(settings, out=out), out / "results.json"
+    goes_on = False
+    if not settings.overwrite:
+        if written.exists() and checkpoints.read(written)["settings"] == checkpoints.as_noted(settings.reported()):
+            print(f"{name}, seed {settings.seed}: done before", flush=True)
+            return checkpoints.read(written)
+        before = checkpoints.settings_of(out)
+        changed = checkpoints.differing(before, settings.noted()) if before else []
+        if changed:
+            raise ValueError(
+                f"--out: got {out}, which holds a run with other settings ({', '.join(changed)}), expected these; give them "
+                "again, name another folder, or start anew with --overwrite"
+            )
+        goes_on = checkpoints.last(out) is not None
     print(f"{name}, seed {settings.seed}", flush=True)
-    same = before == checkpoints.as_noted(settings.noted())
-    if before and not same and not settings.overwrite:
-        raise ValueError(
-            f"--out: got {out}, which holds a run with other settings, expected these; give them again, name another folder, "
-            "or start anew with --overwrite"
-        )
-    goes_on = same and checkpoints.last(out) is not None
-    mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=bool(before) and not goes_on))
+    # Without a checkpoint there is nothing to lose.
+    mnist.main(dataclasses.replace(settings, resume=goes_on, overwrite=not goes_on))
     return checkpoints.read(written)
 
 
@@ -123,7 +126,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
 def _show(rows: dict[str, Row]) -> None:
     """What tells most; the rest is in the file."""
     table = Table(title="mean ± deviation; errors as a share of the identity error", title_justify="left")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for column in SHOWN:
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():

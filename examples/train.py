@@ -115,6 +115,10 @@ class Run:
         own = ("out", "save_every", "accelerator", "devices", "nodes", "accumulate", "threads", "resume", "overwrite")
         return {"shares": self.shares} | {k: v for k, v in dataclasses.asdict(self).items() if k not in own}
 
+    def measured(self) -> dict[str, Any]:
+        """Settings that matter only once the run is trained; a resumed run has them by default."""
+        return {}
+
 
 def start(run: Run) -> Fabric:
     """The devices, and the processes on them; each runs the rest of the script."""
@@ -145,12 +149,12 @@ def start(run: Run) -> Fabric:
     return fabric
 
 
-def claim(fabric: Fabric, run: Run) -> None:
+def claim(fabric: Fabric, run: Run, example: str) -> None:
     """Make the folder this run's own, before anything in it is touched."""
-    checkpoints.check(run.out, run.noted(), run.resume, run.overwrite)
+    checkpoints.check(run.out, {"example": example} | run.noted(), run.resume, run.overwrite)
     fabric.barrier()
     if fabric.is_global_zero:
-        checkpoints.claim(run.out, run.noted(), run.resume)
+        checkpoints.claim(run.out, {"example": example} | run.noted() | run.measured(), run.resume)
     fabric.barrier()
 
 
@@ -189,7 +193,7 @@ def train(fabric: Fabric, model: FlowVAE, draw: Draw, run: Run) -> float:
                     saved = {name: part.state_dict() for name, part in parts.items()}
                     checkpoints.save(run.out, step + 1, model, saved | spent)
             if stop:
-                leave(fabric, received, step + 1, run.out)
+                leave(fabric, received, step + 1)
     disband()
     return time.monotonic() - began
 

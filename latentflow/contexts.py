@@ -62,6 +62,11 @@ def times_written(x: Tensor) -> int:
     return count
 
 
+def uncompiled(module: object) -> object:
+    """The module that `torch.compile` has wrapped, or what it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def watched(x: Tensor) -> bool:
     """Whether somebody waits for the gradient of this tensor, which need not be a leaf."""
     return not torch.compiler.is_compiling() and (x.retains_grad or bool(x._backward_hooks))

@@ -229,7 +229,8 @@ def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor, name: str = "po
     except RuntimeError as error:
         if "functorch" in str(error):
             error.add_note(
-                f"{name}(z, t) is differentiated by torch.func: derivatives inside of it are to be torch.func's too"
+                f"{name}(z, t) is differentiated by torch.func: take derivatives inside of it with torch.func too, not with "
+                "torch.autograd"
             )
         raise
     if not isinstance(u, Tensor) or u.ndim != 2 or u.shape[0] != rows.shape[0] or u.shape[1] == 0:

@@ -16,6 +16,7 @@ from torch.distributions import (
 )
 
 from latentflow.compiler import one_operation
+from latentflow.contexts import uncompiled
 from latentflow.initial import gaussian
 from latentflow.path import LatentPath, check_path
 from latentflow.posterior import FlowPosterior
@@ -33,7 +34,7 @@ class PathPrior(Protocol):
         ``prior.log_prob(path)``: log p_t(z_t) of a `LatentPath`, (B, T+1), in nats.
 
     Raises:
-        TypeError: it is made by itself, and not a class that has this method.
+        TypeError: `PathPrior` itself is instantiated; write a class with this method.
 
     Example:
         >>> import torch
@@ -120,7 +121,7 @@ def log_prior(path: LatentPath, prior: PathPrior) -> Tensor:
 
 def check_prior(prior: object) -> None:
     """Raise unless `prior` has a log density of paths."""
-    other = isinstance(prior, (Distribution, FlowPosterior, type))  # which have one of something else
+    other = isinstance(uncompiled(prior), (Distribution, FlowPosterior, type))  # which have one of something else
     if other or not callable(getattr(prior, "log_prob", None)):
         got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
         raise TypeError(

@@ -39,6 +39,14 @@ def checked_options(
         if given:
             raise ValueError(f"solver_options: got {given} with solver='euler', expected none; set substeps instead")
         return {}
+    require_fitting(solver, log_det, label)
+    return _odeint_options(solver, substeps, given)
+
+
+def require_fitting(solver: str, log_det: str | None, label: str) -> None:
+    """Raise where a log-determinant or a label belongs to Euler's steps alone."""
+    if solver == "euler":
+        return
     if log_det == "laplacian":
         raise ValueError(
             f"log_det: got 'laplacian' with solver={solver!r}, expected 'exact', 'hutchinson' or None; eq. 10 belongs to "
@@ -46,7 +54,6 @@ def checked_options(
         )
     if label == "start":
         raise ValueError(f"label: got 'start' with solver={solver!r}, expected 'end'; an ODE's time is continuous")
-    return _odeint_options(solver, substeps, given)
 
 
 def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dict[str, Any]:

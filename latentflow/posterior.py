@@ -108,8 +108,11 @@ class FlowPosterior(nn.Module):
             ('exact', 'hutchinson', True)
         """
         one_of("log_det", log_det, LOG_DETS)
-        ode.checked_options(self.solver, self.substeps, self.solver_options, log_det, self.label)
+        ode.require_fitting(self.solver, log_det, self.label)
         same = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):  # its modules and hooks are its own from now on
+                vars(same)[name] = value.copy()
         same.log_det, same.memory = log_det, self.memory if log_det == "exact" else None
         return same
 
@@ -267,6 +270,7 @@ class FlowPosterior(nn.Module):
 
     def _carry(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> Carried:
         one_of("log_det", log_det, LOG_DETS)  # as users may set it
+        ode.require_fitting(self.solver, log_det, self.label)
         given = self.potential, z0, what, log_det, generator
         if self.solver == "euler":
             return euler.carry(*given, self.substeps, self.label, self.memory)

@@ -1,4 +1,4 @@
-"""When the potentials are asked."""
+"""The times at which Euler's substeps evaluate the potentials."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def trained(out: Path, **changes: Any) -> tuple[dict[str, list[float]], dict[int
     fabric = loop.start(run)
     torch.manual_seed(0)
     model = models.build(run, 3, 16, 3, 8)
-    loop.claim(fabric, run)
+    loop.claim(fabric, run, "mnist")
     loop.train(fabric, model, draw, run)
     with (out / "log.csv").open() as file:
         rows = list(csv.DictReader(file))

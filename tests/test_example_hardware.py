@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,15 +55,20 @@ def test_the_memory_of_a_step_is_kept_for_the_next() -> None:
 def test_the_commit_is_that_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of whatever repository its folder happens to lie in, as that of a project whose environment it is installed in."""
 
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
     def git(*command: str) -> str:
         given = ("git", "-c", "user.name=x", "-c", "user.email=x", *command)
-        return subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            given, cwd=tmp_path, env=outside, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     file = tmp_path / "latentflow" / "__init__.py"
     file.parent.mkdir()
     file.write_text("")
     monkeypatch.setattr("latentflow.__file__", str(file))
     git("init")
+    monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[1] / ".git"))  # as in a hook of another repository
     git("commit", "--allow-empty", "-m", "without it")
     assert hardware.hardware()["commit"] is None
     git("add", ".")

@@ -1,13 +1,14 @@
-"""What a run shows: numbers are whole, however narrow the terminal is."""
+"""What a run shows: on 80 columns or more, numbers are whole."""
 
 import io
 import signal
 from pathlib import Path
 
-import experiment
 import progress
 import pytest
 import report
+import stopping
+import sweep
 import torch
 from rich.console import Console
 
@@ -33,6 +34,15 @@ def test_numbers_are_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (NAME in said) == (width > 80)
 
 
+def test_the_numbers_of_a_sweep_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(sweep, "console", lambda: Console(file=file, width=80, force_terminal=True, no_color=True))
+    row = {figure: {"mean": 0.1234, "deviation": 0.0567} for figure in sweep.SHOWN.values()}
+    sweep._show({"start label, no initial term": row})
+    assert file.getvalue().count("0.123 ") == file.getvalue().count("±0.057 ") == len(sweep.SHOWN)
+    assert "…" not in file.getvalue()
+
+
 def test_in_a_file_names_are_whole_too(capsys: pytest.CaptureFixture[str]) -> None:
     report.show({"transformations": {NAME: ROW}})
     assert NAME in capsys.readouterr().out
@@ -54,8 +64,11 @@ def test_on_a_terminal_steps_and_time_are_whole(width: int, tmp_path: Path, monk
     assert ("…" in line) == (width == 80)
 
 
-def test_an_evaluation_may_be_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped, experiment._stoppable():
-        raise KeyboardInterrupt
-    assert stopped.value.code == 128 + signal.SIGINT
-    assert "--resume evaluates it" in capsys.readouterr().out
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_may_be_stopped(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped, stopping.stoppable():
+        signal.raise_signal(number)
+    assert stopped.value.code == 128 + number
+    assert "the same command with --resume evaluates it" in capsys.readouterr().out
+    assert signal.getsignal(number) == before

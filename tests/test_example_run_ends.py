@@ -72,7 +72,7 @@ def test_killed_within_a_save_it_still_has_a_whole_checkpoint(
     """Before changes to the disk of every kind that three saves make, of which the third drops a checkpoint: there are 17."""
     run = dataclasses.replace(SHORT, out=tmp_path, steps=3, save_every=1)
     fabric, model, _, _ = ready()
-    loop.claim(fabric, run)
+    loop.claim(fabric, run, "mnist")
     done = 0
 
     def deadly(change: Any) -> Any:
@@ -96,16 +96,16 @@ def test_killed_within_a_save_it_still_has_a_whole_checkpoint(
     if checkpoints.last(tmp_path) is None:
         assert at < 7, "folders, model, state, hashes and its name: by then there is one"
         with pytest.raises(ValueError, match="no checkpoint"):
-            loop.claim(fabric, dataclasses.replace(run, resume=True))
+            loop.claim(fabric, dataclasses.replace(run, resume=True), "mnist")
         return
     again = dataclasses.replace(run, resume=True)
-    loop.claim(fabric, again)
+    loop.claim(fabric, again, "mnist")
     _, fresh, _, _ = ready()
     loop.train(fabric, fresh, draw, again)
     assert len(rows(tmp_path)) == 3
     whole = dataclasses.replace(run, out=tmp_path / "whole")
     _, uninterrupted, _, _ = ready()
-    loop.claim(fabric, whole)
+    loop.claim(fabric, whole, "mnist")
     loop.train(fabric, uninterrupted, draw, whole)
     assert all(
         torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), uninterrupted.state_dict().values(), strict=True)
@@ -142,7 +142,7 @@ def drawing(at: int, happens: Callable[[], object]) -> loop.Draw:
 def test_asked_to_stop_it_saves_first(number: signal.Signals, tmp_path: Path) -> None:
     run = dataclasses.replace(SHORT, out=tmp_path, steps=9, save_every=9)
     fabric, model, _, _ = ready()
-    loop.claim(fabric, run)
+    loop.claim(fabric, run, "mnist")
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         loop.train(fabric, model, drawing(4, lambda: os.kill(os.getpid(), number)), run)
@@ -157,7 +157,7 @@ def test_asked_to_stop_it_saves_first(number: signal.Signals, tmp_path: Path) ->
 def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
     fabric, model, _, _ = ready()
     run = dataclasses.replace(SHORT, out=tmp_path, save_every=6)
-    loop.claim(fabric, run)
+    loop.claim(fabric, run, "mnist")
     spoil = drawing(3, lambda: torch.nn.init.constant_(model.decoder.palette[-1].bias, float("nan")))
     with pytest.raises(ValueError, match=r"loss: got .* at step 3, expected finite terms; lower --learning-rate"):
         loop.train(fabric, model, spoil, run)
@@ -169,6 +169,6 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> Non
 def test_a_run_may_be_of_any_length(steps: int, tmp_path: Path) -> None:
     run = dataclasses.replace(SHORT, out=tmp_path, steps=steps, batch=3)
     fabric, model, _, _ = ready()
-    loop.claim(fabric, run)
+    loop.claim(fabric, run, "mnist")
     loop.train(fabric, model, draw, run)
     assert len(rows(tmp_path)) == steps

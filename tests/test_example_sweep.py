@@ -60,7 +60,7 @@ class TestSweep:
         before = {path: path.read_bytes() for path in base.out.rglob("*") if path.is_file()}
         other = dataclasses.replace(base, batch=3)
         with pytest.raises(
-            ValueError, match=r"--out: got .*default/0, which holds a run with other settings, expected these"
+            ValueError, match=r"--out: got .*, which holds a run with other settings \(batch\), expected these"
         ):
             sweep.sweep({"default": {}}, other, seeds=1)
         assert before == {path: path.read_bytes() for path in base.out.rglob("*") if path.is_file()}

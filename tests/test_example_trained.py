@@ -68,8 +68,11 @@ def test_the_code_that_shows_how_to_use_it_runs(
 def test_every_script_and_every_part_has_its_place_in_the_list() -> None:
     folder = Path(trained.__file__).parent
     text = (folder / "README.md").read_text(encoding="utf-8")
-    scripts = {path.name for path in folder.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert set(re.findall(r"`(\w+\.py)`", text.partition("The other modules")[0])) == scripts
+    modules = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    scripts = {name for name, code in modules.items() if "__main__" in code}
+    first, _, rest = text.partition("The other modules")
+    assert set(re.findall(r"`(\w+\.py)`", first)) == scripts
+    assert set(re.findall(r"`(\w+\.py)`", rest)) == modules.keys() - scripts
 
 
 def test_what_is_missing_or_damaged_is_said(run: tuple[Path, FlowVAE], tmp_path: Path) -> None:

@@ -303,6 +303,10 @@ def test_another_kind_of_log_determinant_is_that_of_a_flow_made_with_it():
         assert other.potential is potential
         assert other.memory == (2**12 if kind == "exact" else None)
     assert (flow.log_det, flow.memory) == ("exact", 2**12)
+    other.potential = make_potential(2)
+    other.register_forward_hook(lambda *_: 1 / 0)
+    assert flow.potential is potential
+    flow(q0, 1, steps=1)
 
 
 def test_an_unknown_kind_of_log_determinant_is_never_taken_for_another():
@@ -311,6 +315,10 @@ def test_an_unknown_kind_of_log_determinant_is_never_taken_for_another():
         flow.with_log_det("cholesky")
     with pytest.raises(ValueError, match="log_det: got 'laplacian' with solver='rk4'"):
         FlowPosterior(flow.potential, solver="rk4").with_log_det("laplacian")
+    flow = FlowPosterior(flow.potential, solver="rk4")
+    flow.log_det = "laplacian"
+    with pytest.raises(ValueError, match="log_det: got 'laplacian' with solver='rk4'"):
+        flow(gaussian(4, 3), 0, steps=1)
     for module in (flow.potential, Wave(3, 2).double()):
         flow = FlowPosterior(module)
         flow.log_det = "cholesky"

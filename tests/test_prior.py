@@ -261,3 +261,5 @@ def test_a_prior_may_have_a_method_named_transport():
 
     path = FlowPosterior(Potential(3, 2))(gaussian(5, 3, dtype=torch.float32), 0, steps=2)
     assert torch.equal(flow_kl(path, Own(2)), flow_kl(path, DiffusionPrior(2)))
+    with pytest.raises(TypeError, match="prior: got OptimizedModule, expected a DiffusionPrior"):
+        flow_kl(path, torch.compile(FlowPosterior(Potential(3, 2))))

@@ -144,6 +144,7 @@ def test_injectivity():
     region = ([-4.0, -4.0], [4.0, 4.0])
     kit.assert_injective(make_potential(2, 2, 5, strength=1.0), region, 1.0, torch.tensor([0.5, 0.5]))
     kit.assert_injective(kit.Folding(2.0), region, 1.0, substeps=3)
+    kit.assert_injective(kit.Folding(0.5), ([-1.0, 0.0], [1.0, 0.0]), 1.0)  # a line
     kit.assert_injective(Potential(2), region, 1.0)  # float32
 
 

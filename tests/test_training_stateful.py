@@ -63,7 +63,7 @@ def uninterrupted(supervision):
         run = dataclasses.replace(TINY, supervision=supervision, out=Path(folder), save_every=1)
         fabric, model = loop.start(run), built(run)
         found = [copied(model)]
-        loop.claim(fabric, run)
+        loop.claim(fabric, run, "mnist")
         with mock.patch.object(checkpoints, "save", lambda out, step, model, state: found.append(copied(model))):
             loop.train(fabric, model, draw, run)
         return found
@@ -145,7 +145,7 @@ class Training(RuleBasedStateMachine):
             count += 1
             return draw(*arguments)
 
-        loop.claim(fabric, run)
+        loop.claim(fabric, run, "mnist")
         if at >= STEPS or not ends:
             loop.train(fabric, model, drawing, run)
             return STEPS

@@ -111,7 +111,7 @@ def test_a_potential_that_differentiates_in_its_own_way_is_told_by_whom_it_is_di
 
     with pytest.raises(RuntimeError) as caught:
         FlowPosterior(Differentiates()).transport(torch.randn(4, 3), 0, 2)
-    assert "differentiated by torch.func: derivatives inside of it" in caught.value.__notes__[0]
+    assert "differentiated by torch.func: take derivatives inside of it" in caught.value.__notes__[0]
 
 
 def test_batches_normalised_by_themselves_are_refused_for_good():

@@ -158,7 +158,7 @@ def assert_injective(
         count: number of points.
 
     Raises:
-        ValueError: the region has no two corners of dim numbers each, the lowest first.
+        ValueError: the region is not a pair of corners, the lower first, of dim numbers each.
         AssertionError: saying which latent folds, or which two change places.
 
     Example:
@@ -205,7 +205,7 @@ def _corners(region: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]) 
     if (
         [corner.ndim for corner in corners] != [1, 1]
         or len(corners[0]) != len(corners[1])
-        or bool((corners[0] >= corners[1]).any())
+        or not bool((corners[0] <= corners[1]).all())
     ):
         raise ValueError(
             f"region: got {region}, expected two corners of a box, dim numbers each, the lowest first; for example "
