@@ -74,7 +74,7 @@ def settings_of(out: Path) -> dict[str, Any]:
 
 
 def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Make the folder this run's own: drop what another left there, and note the settings, that of a resumed run aside."""
+    """Make the folder this run's own: drop what another left there, and note the settings. Those of a resumed run stay."""
     for partial in (out / "checkpoints").glob(".partial-*"):  # of a run that was killed while it saved
         shutil.rmtree(partial)
     if resume:

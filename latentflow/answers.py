@@ -20,9 +20,10 @@ class Answers(NamedTuple):
     layout: Layout
 
     @classmethod
-    def of(cls, layers: Layers, networks: Networks, z: Tensor, t: Tensor, layout: Layout) -> Answers:
+    def of(
+        cls, embedding: Embedding, layers: Layers, networks: Networks, z: Tensor, t: Tensor, layout: Layout
+    ) -> Answers:
         """Of the networks that the layout has chosen, for latents z (..., d) and times t that broadcast to (...)."""
-        embedding = Embedding.of(t.flatten(), layers.weight_in.shape[-1])
         of_times = [to_rows(x, t, z.shape[:-1]) for x in tau_and_rate(embedding, layers)]
         if layout.rows is not None and t.numel() != 1:  # of all latents, each group keeps its own
             own = layout.rows[..., None].expand(-1, -1, of_times[0].shape[-1])

@@ -282,7 +282,8 @@ class Potential(nn.Module):
         return self._answers_of(z, t, layout_of_rows(acts, self.num, self.input_weight.dtype))
 
     def _answers_of(self, z: Tensor, t: Tensor | float, layout: Layout) -> Answers:
-        return Answers.of(*self.stacked(layout.k), *self.checked(z, t), layout)
+        z, t = self.checked(z, t)
+        return Answers.of(self.embedding(t), *self.stacked(layout.k), z, t, layout)
 
     def check_latents(self, z: Tensor) -> None:
         """Raise unless the networks take z, (..., dim)."""

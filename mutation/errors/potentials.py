@@ -127,6 +127,11 @@ ERRORS = (
     ),
     _force("the force pushes upwards", "return -(root if", "return (root if"),
     _potential(
+        "derivatives ask another embedding than the values",
+        "Answers.of(self.embedding(t)",
+        "Answers.of(Potential.embedding(self, t)",
+    ),
+    _potential(
         "parameters are drawn from a narrower range",
         "-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)",
         "-1 / fan_in, 1 / fan_in",
