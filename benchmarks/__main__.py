@@ -7,10 +7,14 @@
 * scaling: time and peak memory as the number of potentials, the steps, the dimensions or the batch grow;
 * memory: peak memory of each way to the log-determinant, and of the rollouts.
 
-Of the data of the examples, when asked for with --only:
+When asked for with --only, of the data of the examples:
 
 * rendering: frames per second of the synthetic scenes, and their share of a training step;
 * loading: images per second of the readers of files.
+
+And on a GPU:
+
+* accelerator: the training step of the paper's MNIST experiment.
 
 Contestants take turns, in a new order each round, and medians are compared: only ratios of one run mean anything, as absolute
 times depend on the machine and on what else it does.
@@ -33,6 +37,7 @@ from hardware import hardware, keep_freed_memory
 
 BENCHMARKS = ("rollout", "training_step", "scaling", "memory")
 DATA = ("rendering", "loading")  # of the examples, not of the library
+ACCELERATOR = "accelerator"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,14 +45,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS + DATA, default=BENCHMARKS, help="leave out the others")
+    every = (*BENCHMARKS, *DATA, ACCELERATOR)
+    parser.add_argument("--only", nargs="+", choices=every, default=BENCHMARKS, help="leave out the others")
     parser.add_argument("--repeats", type=int, default=75, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON; by default in benchmarks/results, unless something is left out")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the examples do
-    results = {"hardware": hardware(), "repeats": options.repeats}
+    device = torch.accelerator.current_accelerator(check_available=True) if ACCELERATOR in options.only else None
+    if device is None and ACCELERATOR in options.only:
+        parser.error("--only accelerator: got none, expected a GPU that PyTorch can use; leave it out on this machine")
+    results = {"hardware": hardware(device), "repeats": options.repeats}
     for name in options.only:
         print(f"\n{name}", flush=True)
         results[name] = _measure(name, options.repeats)

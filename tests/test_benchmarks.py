@@ -1,3 +1,4 @@
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -6,9 +7,10 @@ import pytest
 import torch
 from data.factors import FALCOR3D, SHAPES3D, Factors
 
-from benchmarks import __main__, loading, loss, scaling
+from benchmarks import __main__, accelerator, loading, loss, scaling
 from benchmarks.memory import peak_bytes
 from benchmarks.timing import medians
+from latentflow import validate_values
 
 KIB = 1024
 
@@ -133,3 +135,54 @@ def test_the_benchmark_of_loading_tells_rates(tmp_path: Path, monkeypatch: pytes
     found = loading.measure(repeats=1)
     assert set(found) == {"PNG, 128x128, gradients", "HDF5, 64x64"}
     assert all(rate > 0 for rates in found.values() for rate in rates.values())
+
+
+def test_the_step_on_an_accelerator_multiplies_as_much_as_the_published_networks_do(monkeypatch):
+    """1.54e12 operations, most of them to decode 1,152 images; a device that computes nothing can count them."""
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # of which "meta" knows nothing
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, rate, **_: adam(parameters, rate))
+    with validate_values(False):
+        found = {
+            (log_det, hidden): accelerator.operations(accelerator.training_step(log_det, hidden, torch.device("meta")))
+            for log_det in ("hutchinson", "exact")
+            for hidden in accelerator.HIDDEN
+        }
+    assert found["hutchinson", 324] == pytest.approx(1.54e12, rel=0.005)
+    assert found["hutchinson", 64] < found["exact", 64] < 1.01 * found["hutchinson", 64]
+    assert found["exact", 324] > 1.5 * found["hutchinson", 324]
+
+
+def test_a_product_has_twice_as_many_operations_as_multiplications():
+    left, right = torch.randn(2, 3), torch.randn(3, 5)
+    assert accelerator.operations(lambda: left @ right) == 2 * 2 * 3 * 5
+
+
+def test_a_share_is_relative_to_the_product(monkeypatch):
+    """On a clock that tells 1 ms for the product, and 4 ms for each step of a quarter of its operations."""
+    steps = {"product": 1.0, "hutchinson, hidden = 4, eager": 4.0, "exact, hidden = 4, eager": 4.0}
+    for name, value in {"BATCH": 2, "DIM": 4, "HIDDEN": (4,), "SQUARE": 8, "KINDS": ("eager",)}.items():
+        monkeypatch.setattr(accelerator, name, value)
+    monkeypatch.setattr(accelerator, "operations", lambda step: 256)
+    called = []
+
+    def timed(functions, repeats):
+        for name, function in functions.items():
+            function()
+            called.append(name)
+        return {name: accelerator.CALLS * steps[name] for name in functions}
+
+    monkeypatch.setattr(accelerator, "medians", timed)
+    found = accelerator.measure_on(torch.device("cpu"), 1)
+    assert called == list(steps)
+    assert {name: each["milliseconds"] for name, each in found.items()} == steps
+    assert [each["share"] for each in found.values()] == [1, 1 / 16, 1 / 16]
+
+
+def test_without_an_accelerator_nothing_else_is_measured_first(monkeypatch, capsys):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    with pytest.raises(SystemExit):
+        __main__.main(["--only", "scaling", "accelerator"])
+    said = capsys.readouterr()
+    assert "K = 1" not in said.out
+    assert "--only accelerator: got none, expected a GPU" in said.err
