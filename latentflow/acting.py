@@ -37,19 +37,16 @@ class Acting:
     def is_of(self, weights: Tensor, times: Tensor) -> bool:
         """Whether these are the weights and times that it came with, and nobody has written to them since.
 
-        Compiled code does not see what is written, so there the answer is yes. Nor does inference mode: weights made there of
-        switching labels are never trusted. All others of ours repeat a row, and PyTorch refuses to write to those.
+        Compiled code does not see what is written, so there the answer is yes. Nor does inference mode: weights made there are
+        trusted if they repeat a row, for PyTorch refuses to write to those.
         """
         if self.state is None or self.weights is not weights or self.times is not times:
             return False
         now = states(weights, self.k, times)
         if not now or not self.state:
             return True
-        return self.state == now and not (self._may_be_written_to and weights.is_inference())
-
-    @property
-    def _may_be_written_to(self) -> bool:
-        return isinstance(self.k, Tensor) and not self.constant
+        repeats = any(size > 1 and stride == 0 for size, stride in zip(weights.shape, weights.stride(), strict=True))
+        return self.state == now and (repeats or not weights.is_inference())
 
     @property
     def steps(self) -> int:
@@ -102,10 +99,14 @@ def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor
     if k.ndim == 0:
         k = k.expand(batch)
     if k.shape != (batch,) and k.shape != (batch, steps):
+        fix = "give each sample one label, or one for each step"
+        if k.shape == (batch, 1):
+            fix = "take k[:, 0]"
+        elif k.shape == (steps,):
+            fix = f"for the same switches in all samples k.expand({batch}, -1)"
         raise ValueError(
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
-            f"{'take k[:, 0]' if k.shape == (batch, 1) else 'give each sample one label, or one for each step'}; "
-            "one-hot rows go to weights=k.float()"
+            f"{fix}; one-hot rows go to weights=k.float()"
         )
     return k.to(device=z.device, dtype=torch.int64, copy=True)  # users may write to theirs
 
@@ -114,20 +115,20 @@ def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         got = f"a tensor of {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
         fix = "pass labels as k, or convert with .to(z.dtype)"
-        if isinstance(weights, list):
-            fix = "make a tensor of them"
+        if isinstance(weights, (list, np.ndarray)):
+            fix = "make a tensor of them, torch.as_tensor(weights)"
         if isinstance(weights, tuple):
             fix = "unpack what a selector returns: weights, logits = selector(x)"
         raise TypeError(f"weights: got {got}, expected a floating tensor; {fix}")
     batch = z.shape[0]
     if weights.shape != (batch, num) and weights.shape != (batch, steps, num):
         fix = "give each sample a weight for each potential, or those of each step"
-        if weights.shape == (num,):
+        if weights.shape in ((num,), (1, num)):
             fix = f"give each sample its weights: weights.expand({batch}, -1)"
         raise ValueError(
             f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); {fix}"
         )
-    weights = weights.to(z)
+    weights = weights.to(z, copy=True)  # users may write to theirs
     require(
         (weights >= 0) & weights.isfinite(),
         lambda: (

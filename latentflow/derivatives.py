@@ -21,7 +21,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from latentflow import logdet
 from latentflow.force import NegativeForce
 from latentflow.potential import Potential
-from latentflow.validate import active_rows, as_times, broadcasts, require_floating, require_shape
+from latentflow.validate import active_rows, as_times, broadcasts, require, require_floating, require_shape
+
+SEVERAL = 8  # latents that a potential is asked about, to see whether it answers at random
 
 
 def first_derivatives(
@@ -127,10 +129,11 @@ def require_potential(potential: object) -> None:
 
 
 def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
-    """K: known of our own potentials, else found by evaluating one latent, and two; a user's module need not say it.
+    """K: known of our own potentials, else found by evaluating one latent, and several; a user's module need not say it.
 
     Raises:
-        ValueError: a user's module normalises its batch, or drops out, or has as many columns as there are latents.
+        ValueError: a user's module normalises its batch, or drops out, or has as many columns as there are latents, or gives
+            the same latent another answer each time.
     """
     if has_closed_form(potential):
         return potential.num
@@ -143,20 +146,30 @@ def number_of_potentials(potential: nn.Module, z: Tensor) -> int:
                 "answer each time; call .eval() on it, or leave it out"
             )
     with torch.no_grad():
-        first = rows(z.detach(), 0.0)[0][:1]
+        one = rows(z.detach(), 0.0)[0][:1]
+        several = one.repeat(SEVERAL, 1)
         try:
-            of_one, of_two = (_evaluate(potential, *rows(x, 0.0)).shape[-1] for x in (first, torch.cat((first, first))))
+            of_one, before, after = (_evaluate(potential, *rows(x, 0.0)) for x in (one, several, several))
         except (RuntimeError, IndexError, TypeError) as error:
             error.add_note(
-                f"potential(z, t): z is (N, {z.shape[-1]}) and t (N,): write t[:, None] where t meets columns"
+                f"potential(z, t): forward takes both, z (N, {z.shape[-1]}) and t (N,), a time for each latent: write "
+                "t[:, None] where t meets columns, and torch.where for an if"
             )
             raise
-    if of_one != of_two:
+    if of_one.shape[1] != before.shape[1]:
         raise ValueError(
-            f"potential(z, t): got {of_one} columns for one latent and {of_two} for two, expected (N, K) with one K; "
-            "t is (N,): write t[:, None] where it meets columns"
+            f"potential(z, t): got {of_one.shape[1]} columns for one latent and {before.shape[1]} for {SEVERAL}, expected "
+            "(N, K) with one K; t is (N,): write t[:, None] where it meets columns"
         )
-    return of_one
+    same = torch.isclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True)
+    require(
+        same,
+        lambda: (
+            f"potential(z, t): got {before[~same][0]:.6g} and then {after[~same][0]:.6g} for the same latent, expected the "
+            "same answer each time; call .eval() on what drops out or normalises by a power iteration, or leave it out"
+        ),
+    )
+    return of_one.shape[1]
 
 
 def dimension(potential: nn.Module) -> int | None:
@@ -239,6 +252,7 @@ def _evaluate(potential: nn.Module, rows: Tensor, times: Tensor, name: str = "po
             f"{name}(z, t): got {got} for z {tuple(rows.shape)} and t {tuple(times.shape)}, expected "
             f"({rows.shape[0]}, K); return one column for each potential, for example u.unsqueeze(-1)"
         )
-    if not u.is_floating_point():
-        raise TypeError(f"{name}(z, t): got {u.dtype}, expected {rows.dtype} like z; what has no slope moves nothing")
+    if u.dtype != rows.dtype:
+        fix = "return u.to(z.dtype)" if u.is_floating_point() else "what has no slope moves nothing"
+        raise TypeError(f"{name}(z, t): got {u.dtype}, expected {rows.dtype} like z; {fix}")
     return u

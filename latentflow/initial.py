@@ -30,7 +30,10 @@ def checked(q0: object, dim: int | None) -> Distribution:
         batch, event = q0.batch_shape, q0.event_shape
     if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
         fix = "make the last axis the event, Independent(Normal(mu, std), 1)"
-        if len(event) == 1 and not batch:
+        of_each = (*batch, *event)[1:]
+        if len(event) > 1 or (len(batch) > 2 and math.prod(of_each) == (dim or math.prod(of_each))):
+            fix = "make one axis of what is one latent, Independent(Normal(mu.flatten(1), std.flatten(1)), 1)"
+        elif len(event) == 1 and not batch:
             fix = "add a batch axis"
         elif len(event) == 1 and len(batch) == 2 and event[0] == (dim or event[0]):
             fix = "a path starts from one frame: encode the first, x[:, 0]"

@@ -22,6 +22,7 @@ from latentflow.precision import autocast_off, without_autocast
 from latentflow.validate import one_of, positive_integer, require_generator
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
+LABELS = ("end", "start")
 
 
 class FlowPosterior(nn.Module):
@@ -81,7 +82,7 @@ class FlowPosterior(nn.Module):
         super().__init__()
         derivatives.require_potential(potential)
         one_of("log_det", log_det, LOG_DETS)
-        one_of("label", label, ("end", "start"))
+        one_of("label", label, LABELS)
         self.potential, self.log_det, self.label = potential, log_det, label
         self.solver, self.substeps = solver, positive_integer("substeps", substeps)
         self.memory = None if memory is None else positive_integer("memory", memory, "pass bytes, for example 2**28")
@@ -91,8 +92,10 @@ class FlowPosterior(nn.Module):
                 "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
                 "use smaller batches"
             )
-        self._odeint_options = ode.checked_options(solver, self.substeps, solver_options or {}, log_det, label)
-        self.solver_options = dict(solver_options or {})
+        given = {} if solver_options is None else solver_options
+        options = ode.checked_options(solver, self.substeps, given, log_det, label)
+        self.solver_options = dict(given)
+        self._checked = self._solver_settings(), options
 
     def with_log_det(self, log_det: str | None) -> FlowPosterior:
         """The same flow, of the same potential, with another kind of log-determinants; for evaluation, as a rule.
@@ -218,8 +221,8 @@ class FlowPosterior(nn.Module):
             z = latents("z_T", z_T, dimension(self.potential))
             what = self._acting(z, k, weights, steps)
             if self.solver == "euler":
-                return euler.back(self.potential, z, what, self.substeps, self.label)
-            return ode.back(self.potential, z, what, self.solver, self._odeint_options)
+                return euler.back(self.potential, z, what, positive_integer("substeps", self.substeps), self.label)
+            return ode.back(self.potential, z, what, self.solver, self._odeint_options())
 
     def log_prob(
         self,
@@ -269,9 +272,20 @@ class FlowPosterior(nn.Module):
         return acting(number_of_potentials(self.potential, z), z, k, weights, steps)
 
     def _carry(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> Carried:
-        one_of("log_det", log_det, LOG_DETS)  # as users may set it
+        one_of("log_det", log_det, LOG_DETS)  # as users may set it, and all else
+        one_of("label", self.label, LABELS)
         ode.require_fitting(self.solver, log_det, self.label)
         given = self.potential, z0, what, log_det, generator
         if self.solver == "euler":
-            return euler.carry(*given, self.substeps, self.label, self.memory)
-        return ode.carry(*given, self.solver, self._odeint_options)
+            return euler.carry(*given, positive_integer("substeps", self.substeps), self.label, self.memory)
+        return ode.carry(*given, self.solver, self._odeint_options())
+
+    def _solver_settings(self) -> str:
+        return repr((self.solver, self.substeps, self.solver_options))
+
+    def _odeint_options(self) -> dict[str, Any]:
+        """Those of the settings as they are now; they are checked anew if somebody has set them."""
+        if self._checked[0] != self._solver_settings():
+            options = ode.checked_options(self.solver, self.substeps, self.solver_options, None, "end")
+            self._checked = self._solver_settings(), options
+        return self._checked[1]

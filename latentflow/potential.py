@@ -291,7 +291,7 @@ class Potential(nn.Module):
             require_floating("z", z, "pass latents")
             raise TypeError(
                 f"z: got dtype {z.dtype}, expected {self.input_weight.dtype} like the potential's parameters; "
-                "convert one of them with .to(dtype); half-precision latents flow in float32, so keep the potential in float32"
+                "convert one of them, .double() or .float(); of latents in half precision float32 is expected"
             )
         if z.ndim < 1 or z.shape[-1] != self.dim:
             raise ValueError(

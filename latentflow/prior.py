@@ -2,6 +2,7 @@ r"""The diffusion prior over z_1, ..., z_T: a Gaussian that widens as the heat e
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,8 +65,8 @@ class DiffusionPrior(nn.Module):
         self.num = positive_integer("num", num)
         one_of("form", form, ("heat", "particle"))
         self.form = form
-        if isinstance(init, (list, tuple)):
-            raise TypeError(f"init: got {init!r}, expected a number or a tensor ({num},); use torch.tensor(init)")
+        if isinstance(init, (list, tuple, np.ndarray)):
+            raise TypeError(f"init: got {init!r}, expected a number or a tensor ({num},); use torch.as_tensor(init)")
         init = init if isinstance(init, Tensor) else number("init", init)
         require_floating_dtype(dtype, "D is learned")
         start = torch.as_tensor(init, dtype=dtype or torch.get_default_dtype(), device=device)

@@ -128,7 +128,8 @@ class GumbelSelector(nn.Module):
             scores = scores - scores.amax(-1, keepdim=True)  # or a small temperature would overflow large logits
             soft = (scores / self.temperature.to(logits.dtype)).softmax(-1)
             # soft - soft is exactly 0, so the weights are exactly one-hot, with the gradient of soft.
-            return _one_hot(soft) + (soft - soft.detach()), logits
+            # That of the scores: at a large temperature rounding makes all of soft alike.
+            return _one_hot(scores) + (soft - soft.detach()), logits
 
 
 def categorical_kl(logits: Tensor) -> Tensor:

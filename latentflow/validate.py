@@ -15,6 +15,7 @@ from numbers import Real
 from types import TracebackType
 from typing import SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,6 +117,7 @@ def require_no_nan(name: str, x: Tensor, fix: str, *, by_sample: bool = False) -
 def require_floating(name: str, x: object, fix: str) -> Tensor:
     """Return `x` if it is a floating tensor, else raise TypeError."""
     if not isinstance(x, Tensor):
+        fix = "make a tensor of it, with torch.as_tensor" if isinstance(x, (np.ndarray, list)) else fix
         raise TypeError(f"{name}: got {type(x).__name__}, expected a floating tensor; {fix}")
     if not x.is_floating_point():
         raise TypeError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {fix}")
@@ -124,7 +126,7 @@ def require_floating(name: str, x: object, fix: str) -> Tensor:
 
 def require_floating_dtype(dtype: torch.dtype | None, why: str) -> None:
     """Raise unless parameters can be made of it; None is the default."""
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype: got {dtype}, expected a floating dtype; {why}")
 
 

@@ -52,6 +52,26 @@ MISTAKES = {
         "weights: got a tensor of torch.int64, .* as k",
     ),
     "weights bool": (acting(weights=torch.ones(4, 2).bool()), TypeError, "weights: got a tensor of torch.bool"),
+    "weights array": (
+        acting(weights=rand(4, 2).numpy()),
+        TypeError,
+        "weights: got ndarray, expected a floating tensor; make a tensor of them, torch.as_tensor(weights)",
+    ),
+    "weights of one sample, with an axis for it": (
+        acting(weights=rand(1, 2)),
+        ValueError,
+        "weights: got shape (1, 2), .* weights.expand(4, -1)",
+    ),
+    "switches of one sample": (
+        acting(k=torch.tensor([0, 1, 1]), steps=3),
+        ValueError,
+        "k: got shape (3,), .* for the same switches in all samples k.expand(4, -1)",
+    ),
+    "latents array": (
+        lambda: FLOW.transport(Z.numpy(), 0, 1),
+        TypeError,
+        "z0: got ndarray, expected a floating tensor; make a tensor of it, with torch.as_tensor",
+    ),
     "weights list": (
         acting(weights=[0.5, 0.5]),
         TypeError,

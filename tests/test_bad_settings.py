@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,7 +163,17 @@ MISTAKES = {
     "a list of diffusions": (
         lambda: DiffusionPrior(2, init=[0.1, 0.2]),
         TypeError,
-        "init: got [0.1, 0.2], expected a number or a tensor (2,); use torch.tensor(init)",
+        "init: got [0.1, 0.2], expected a number or a tensor (2,); use torch.as_tensor(init)",
+    ),
+    "an array of diffusions": (
+        lambda: DiffusionPrior(2, init=np.array([0.1, 0.2])),
+        TypeError,
+        "init: got array([0.1, 0.2]), expected a number or a tensor (2,); use torch.as_tensor(init)",
+    ),
+    "a dtype by its name": (
+        lambda: Potential(3, dtype="float32"),
+        TypeError,
+        "dtype: got float32, expected a floating dtype",
     ),
     "a force in another precision": (
         lambda: HJConstraint(P, NegativeForce(3, 2, dtype=torch.float32))(PATH),
@@ -225,12 +236,12 @@ MISTAKES = {
     "times without an axis, in a flow": (
         lambda: FlowPosterior(FORGETFUL).transport(Z, 0, 2),
         ValueError,
-        "potential(z, t): got 1 columns for one latent and 2 for two, expected (N, K) with one K; t is (N,)",
+        "potential(z, t): got 1 columns for one latent and 8 for 8, expected (N, K) with one K; t is (N,)",
     ),
     "times without an axis, in a residual": (
         lambda: HJConstraint(FORGETFUL).residual(Z, 1.0),
         ValueError,
-        "got 1 columns for one latent and 2 for two",
+        "got 1 columns for one latent and 8 for 8",
     ),
     "potential of integers": (
         lambda: FlowPosterior(WHOLE).transport(Z, 0, 2),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import FlowPosterior, HJConstraint, NegativeForce
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce
 from tests.problems import gaussian, make_potential, plain, rand, what_acts
 
 
@@ -90,25 +90,35 @@ def test_what_has_changed_since_is_evaluated_anew(change):
 
 @pytest.mark.parametrize("kind", ["labels", "switching", "weights"])
 def test_what_acts_may_be_written_to_after_the_flow(kind):
-    """What a path says of it holds, whether it is the user's own tensor or not."""
+    """A path keeps what it was made with: a buffer may be used for the next one."""
     potential, what = make_potential(4, 3), what_acts(kind, 5, 3, 3, 0)
     path = FlowPosterior(potential)(gaussian(5, 4), steps=3, **what)
+    hj, prior = HJConstraint(potential, NegativeForce(4, 3).double()), DiffusionPrior(3, init=1.0)
+    before = path.weights.clone(), hj(path), prior.log_prob(path)
     for x in what.values():
         x.copy_(x.flip(0))
-    hj = HJConstraint(potential, NegativeForce(4, 3).double())
-    torch.testing.assert_close(hj(path), hj(dataclasses.replace(path, acting=None)), rtol=1e-12, atol=1e-12)
+    for kept in (path, dataclasses.replace(path, acting=None)):
+        torch.testing.assert_close((kept.weights, hj(kept), prior.log_prob(kept)), before, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_that_a_fused_optimiser_has_written_to_are_read_anew():
-    weights = torch.nn.Parameter(rand(5, 3, 3, seed=0))
-    path, hj = (
-        FlowPosterior(make_potential(4, 3))(gaussian(5, 4), steps=3, weights=weights),
-        HJConstraint(make_potential(4, 3)),
-    )
+def test_a_path_keeps_the_weights_that_a_fused_optimiser_has_since_written_to():
+    potential, weights = make_potential(4, 3), torch.nn.Parameter(rand(5, 3, 3, seed=0))
+    path, hj = FlowPosterior(potential)(gaussian(5, 4), steps=3, weights=weights), HJConstraint(potential)
     before, weights.grad = hj(path), -torch.ones_like(weights)
     torch.optim.SGD([weights], lr=0.5, fused=True).step()
-    torch.testing.assert_close(hj(path), hj(plain(path)), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(hj(path), before)
+    torch.testing.assert_close((hj(path), hj(plain(path))), (before, before), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("acts", [{"k": torch.tensor([0, 1, 1])}, {"k": torch.tensor([[0], [1], [1]])}, {"k": 1}])
+def test_weights_of_a_single_step_may_be_written_to_under_inference_mode(acts):
+    """They repeat no row, so PyTorch lets it be; nor does it count."""
+    potential, batch = make_potential(4, 2), 1 if isinstance(acts["k"], int) else 3
+    with torch.inference_mode():
+        path, hj = FlowPosterior(potential)(gaussian(batch, 4), steps=1, **acts), HJConstraint(potential)
+        before = hj(path)
+        path.weights.mul_(0.5)
+        torch.testing.assert_close(hj(path), hj(dataclasses.replace(path, acting=None)), rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(hj(path), before)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -33,6 +33,12 @@ def test_choices_are_as_frequent_as_the_softmax_says(logits, temperature):
         assert chisquare(counts.numpy(), n * logits.softmax(0).numpy(), sum_check=False).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("temperature", [1e7, 1e30])
+def test_at_a_temperature_at_which_rounding_makes_all_alike_none_is_preferred(temperature):
+    weights, _ = selector(3, temperature)(torch.zeros(20_000, 3), generator=torch.Generator().manual_seed(0))
+    assert chisquare(weights.sum(0).numpy(), sum_check=False).pvalue > 1e-3
+
+
 def test_samples_are_independent_of_each_other():
     """Consecutive rows agree as often as chance wants."""
     weights, _ = selector(2)(torch.zeros(20_000, 2), generator=torch.Generator().manual_seed(0))

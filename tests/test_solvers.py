@@ -207,6 +207,79 @@ def test_a_field_that_explodes_names_the_solver_and_the_time():
         flow.transport(torch.full((2, 2), 4.0), 0, 1)
 
 
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_batch_mates_that_hardly_move_do_not_excuse_a_sample(method):
+    """A mean over the batch would allow one of 2,000 samples some 45 times the error."""
+    potential, z0 = make_potential(2, strength=4.0), randn(1, 2)
+    resting = torch.full((1999, 2), 30.0, dtype=z0.dtype)
+    exact = FlowPosterior(potential, solver="dopri8", solver_options=TIGHT).transport(z0, 0, 2)
+    flow = FlowPosterior(potential, solver=method, solver_options={"rtol": 1e-3, "atol": 1e-3})
+    alone, among = flow.transport(z0, 0, 2), flow.transport(torch.cat((z0, resting)), 0, 2)
+    for truth, x, y in zip(exact, alone, among, strict=True):
+        error = (x - truth).abs().max()
+        assert 1e-9 < error < 0.1
+        assert (y[:1] - truth).abs().max() < 1.5 * error
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
+def test_an_adaptive_solver_is_as_exact_at_the_end_as_it_asks_of_its_steps(method):
+    """Were it to step beyond and interpolate, dopri8 would be off by some 1e-8."""
+    potential, z0 = make_potential(4, strength=2.0), randn(3, 4)
+    flow = FlowPosterior(potential, solver=method, solver_options={"rtol": 1e-11, "atol": 1e-12})
+    finer = FlowPosterior(potential, solver=method, solver_options={"rtol": 1e-13, "atol": 1e-14})
+    for got, expected in zip(flow.transport(z0, 0, 2), finer.transport(z0, 0, 2), strict=True):
+        assert (got - expected).abs().max() < 1e-10
+
+
+def test_a_norm_of_the_users_is_the_one_that_counts():
+    potential, z0, seen = make_potential(2), randn(3, 2), []
+
+    def norm(state):
+        seen.append([tuple(part.shape) for part in state])
+        return state[0].abs().max()
+
+    FlowPosterior(potential, solver="dopri5", solver_options={"options": {"norm": norm}}).transport(z0, 0, 1)
+    assert [(3, 2), (3,)] in seen
+
+
+@pytest.mark.parametrize(
+    ("before", "later"),
+    [
+        ({"solver": "rk4"}, {"substeps": 4}),
+        ({"solver": "rk4"}, {"solver_options": {"step_size": 0.2}}),
+        ({"solver": "midpoint", "substeps": 8}, {"solver": "rk4"}),
+        ({"solver": "dopri5"}, {"solver_options": {"rtol": 1e-2, "atol": 1e-2}}),
+        ({}, {"substeps": 3}),
+        ({}, {"label": "start"}),
+    ],
+)
+def test_settings_may_be_changed_later(before, later):
+    potential, z0 = make_potential(2, strength=4.0), randn(3, 2)
+    flow, as_made = FlowPosterior(potential, **before), FlowPosterior(potential, **before | later)
+    flow.transport(z0, 0, 1)
+    for name, value in later.items():
+        setattr(flow, name, value)
+    expected = as_made.transport(z0, 0, 1)
+    assert not torch.allclose(FlowPosterior(potential, **before).transport(z0, 0, 1)[0], expected[0], rtol=1e-9)
+    for got, wanted in zip(flow.transport(z0, 0, 1), expected, strict=True):
+        assert torch.equal(got, wanted)
+    assert torch.equal(flow.inverse(expected[0][:, -1], 0, 1), as_made.inverse(expected[0][:, -1], 0, 1))
+
+
+def test_settings_that_are_changed_later_are_checked():
+    z0 = randn(3, 2)
+    for name, value, message in (
+        ("substeps", 0, "substeps: got 0, expected at least 1"),
+        ("label", "middle", "label: got 'middle', expected one of 'end', 'start'"),
+        ("solver", "nonsense", "solver: got 'nonsense'"),
+        ("solver_options", {"stepsize": 1}, "solver: got 'rk4'.*stepsize"),
+    ):
+        flow = FlowPosterior(make_potential(2), solver="rk4" if "options" in name else "euler")
+        setattr(flow, name, value)
+        with pytest.raises(ValueError, match=message):
+            flow.transport(z0, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -150,6 +150,13 @@ class TestEvaluation:
         ):
             kit.assert_equivariance_error(OURS, torch.tanh, Z, randn(2, 4, 4, 3), evaluate=as_images)
 
+    @pytest.mark.parametrize("transformations", [1, 3])
+    def test_every_potential_has_a_target_of_its_own(self, transformations):
+        with pytest.raises(
+            ValueError, match=f"target: got {transformations} transformations for 2 potentials, expected"
+        ):
+            kit.assert_equivariance_error(OURS, torch.tanh, Z, randn(transformations, 4, 4, 3))
+
     def test_one_factor(self):
         right = torch.tensor([[[0, 1], [1, 1], [2, 1]], [[0, 0], [0, 1], [0, 2]]])
         kit.assert_one_factor(right, torch.tensor([0, 1]), sizes=(3, 3))

@@ -16,6 +16,12 @@ OURS = make_potential(3, 2)
 
 
 class TestReport:
+    def test_infinity_is_like_itself_and_like_nothing_else(self):
+        compare("x", torch.tensor([-math.inf, 1.0]), torch.tensor([-math.inf, 1.0]), "by hand")
+        for wrong in (math.inf, 0.0, math.nan):
+            with finds(f"x: got {wrong:.6g}, expected -inf by hand"):
+                compare("x", torch.tensor([wrong, 1.0]), torch.tensor([-math.inf, 1.0]), "by hand")
+
     def test_of_a_wrong_closed_form_is_shrunk_to_a_small_latent(self):
         class Mistaken(kit.Folding):
             def first_derivatives(self, z, t):  # right at the origin, and nearly so around it

@@ -39,7 +39,13 @@ def test_forces_live_where_their_potentials_do():
 
 @pytest.mark.parametrize(
     ("shape", "fix"),
-    [((3,), "batch axis"), ((4, 6), r"\.chunk\(2"), ((4, 5), "dim=5"), ((4, 2, 3), r"encode the first, x\[:, 0\]")],
+    [
+        ((3,), "batch axis"),
+        ((4, 6), r"\.chunk\(2"),
+        ((4, 5), "dim=5"),
+        ((4, 2, 3), r"encode the first, x\[:, 0\]"),
+        ((4, 3, 1, 1), r"mu\.flatten\(1\)"),
+    ],
 )
 def test_a_posterior_of_the_wrong_shape_is_answered_with_the_likely_fix(shape, fix):
     with pytest.raises(ValueError, match=fix):
@@ -98,7 +104,49 @@ def test_an_error_of_a_potential_comes_with_what_it_was_given(forward):
     for ask in (FlowPosterior(Mistaken()).transport, lambda z, *_: HJConstraint(Mistaken()).residual(z, 1.0)):
         with pytest.raises((RuntimeError, IndexError)) as caught:
             ask(torch.randn(4, 3), 0, 2)
-        assert "z is (N, 3) and t (N,): write t[:, None]" in caught.value.__notes__[0]
+        assert "z (N, 3) and t (N,), a time for each latent: write t[:, None]" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("kind", ["dropout", "attention", "spectral norm"])
+def test_potentials_that_change_their_mind_are_refused_until_they_do_not(kind):
+    """None of them has a module that is called dropout."""
+    torch.manual_seed(0)
+
+    class Changing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 8)
+            if kind == "spectral norm":
+                self.layer = torch.nn.utils.parametrizations.spectral_norm(self.layer)
+            self.attention = torch.nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True)
+
+        def forward(self, z, t):
+            x = self.layer(z)
+            if kind == "attention":
+                x = torch.cat(
+                    [self.attention(x[:, None], *[torch.stack((x, x + 1), 1)] * 2, need_weights=True)[0][:, 0]]
+                )
+            return torch.nn.functional.dropout(x, 0.1, self.training and kind == "dropout").tanh().sum(-1, keepdim=True)
+
+    potential, z0 = Changing(), torch.randn(4, 3)
+    with torch.no_grad():  # as training moves them on, so that the norm is no longer that of the weights
+        for parameter in potential.layer.parameters():
+            parameter.normal_()
+    with pytest.raises(ValueError, match=r"got \S+ and then \S+ for the same latent, .* call \.eval\(\)"):
+        FlowPosterior(potential).transport(z0, 0, 2)
+    potential.eval()
+    flow = FlowPosterior(potential)
+    assert torch.equal(flow.transport(z0, 0, 2)[0], flow.transport(z0, 0, 2)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_potential_answers_in_the_precision_it_is_asked_in(dtype):
+    class Other(torch.nn.Module):
+        def forward(self, z, t):
+            return z.to(dtype).square().sum(-1, keepdim=True)
+
+    with pytest.raises(TypeError, match=rf"got {dtype}, expected torch.float32 like z; return u.to\(z.dtype\)"):
+        FlowPosterior(Other()).transport(torch.randn(4, 3), 0, 1)
 
 
 def test_a_potential_that_differentiates_in_its_own_way_is_told_by_whom_it_is_differentiated():

@@ -56,5 +56,8 @@ def _sequence(folder: Path, states: int) -> Tensor:
 
 def _names(folder: Path) -> set[str]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: got no such folder, expected one with sample sequences; set LATENTFLOW_DATA")
+        raise DataError(
+            f"{folder}: got no such folder, expected one with sample sequences; set LATENTFLOW_DATA to "
+            "where they are, docs/datasets.md says where they come from"
+        )
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}

@@ -32,7 +32,10 @@ def require_pixels(name: str, x: Tensor) -> None:
     require_no_nan(name, x, "look for exploding weights")
     require(
         (x >= 0) & (x <= 1),
-        lambda: f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected [0, 1]; divide images by 255",
+        lambda: (
+            f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected [0, 1]; "
+            f"{'take logits.sigmoid()' if x.min() < 0 else 'divide images by 255'}"
+        ),
     )
 
 

@@ -15,7 +15,7 @@ def rounding(dtype: torch.dtype) -> float:
 
 def allowance(expected: Tensor, tolerance: float | None = None) -> Tensor:
     """The default tolerance: rounding, times one more than the largest number of the sample (first axis)."""
-    sizes = expected.detach().abs()
+    sizes = expected.detach().abs().nan_to_num(0, posinf=0)  # infinity would allow anything
     scale = 1 + (sizes.flatten(1).amax(1) if sizes.ndim > 1 and sizes.shape[1:].numel() else sizes)
     scale = scale.view(-1, *(1,) * (expected.ndim - 1)) if expected.ndim > 1 else scale
     return (rounding(expected.dtype) if tolerance is None else tolerance) * scale
@@ -57,7 +57,7 @@ def compare(
     exact = expected.to(torch.promote_types(expected.dtype, torch.float64))
     error = (got.to(exact) - exact).abs()
     allowed = allowed.to(exact).expand_as(exact)
-    wrong = ~(error <= allowed)  # nan is wrong
+    wrong = ~((error <= allowed) | (got == expected))  # nan is wrong, and infinity right if it is expected
     if not bool(wrong.any()):
         return
     excess = torch.where(wrong, (error / allowed.clamp_min(torch.finfo(exact.dtype).tiny)).nan_to_num(torch.inf), 0)

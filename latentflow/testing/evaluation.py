@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from latentflow import derivatives
 from latentflow.metrics import equivariance_error
 from latentflow.posterior import FlowPosterior
 from latentflow.testing.comparison import compare
@@ -39,6 +40,7 @@ def assert_equivariance_error(
 
     Raises:
         AssertionError: saying of which k, what it got and what was expected.
+        ValueError: there are more or fewer targets than potentials.
 
     Example:
         >>> import torch
@@ -49,11 +51,14 @@ def assert_equivariance_error(
     """
     name = "equivariance error" if evaluate is None else "your equivariance error"
     evaluate = evaluate or _evaluation(potential, decode)
-    steps = target.shape[2] - 1
-    for k in range(len(target)):
-        weights = (
-            nn.functional.one_hot(torch.tensor(k, device=z0.device), len(target)).to(z0).expand(len(z0), steps, -1)
+    steps, num = target.shape[2] - 1, derivatives.number_of_potentials(potential, z0)
+    if len(target) != num:
+        raise ValueError(
+            f"target: got {len(target)} transformations for {num} potentials, expected (K, B, T+1, ...) with the same K; "
+            "stack the true sequences of each of them"
         )
+    for k in range(num):
+        weights = nn.functional.one_hot(torch.tensor(k, device=z0.device), num).to(z0).expand(len(z0), steps, -1)
         path, _ = reference_path(potential, z0, weights)
         truth = torch.zeros_like(z0[:, 0])
         for t in range(1, steps + 1):

@@ -217,7 +217,7 @@ def assert_smooth(
         "change of the gradient along a segment", change, fine, "by integrating the Hessian",
         allowed=least + 2 * (fine - coarse).abs(), tolerance=tolerance, axes=("dimension",),
         at={"from": z, "to": end, "time": t, "active": active},
-        hint="the potential must be twice differentiable: tanh, softplus or GELU, not ReLU",
+        hint="the potential must be twice differentiable: tanh or GELU, not ReLU or ELU",
     )  # fmt: skip
 
 
