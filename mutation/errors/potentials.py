@@ -197,9 +197,23 @@ ERRORS = (
     Error(
         "a potential that forgets an axis of its times is taken",
         "latentflow/derivatives.py",
-        "if of_one != of_two:",
+        "if of_one.shape[1] != before.shape[1]:",
         "if False:",
         ("bad_settings",),
+    ),
+    Error(
+        "a potential that answers at random is taken",
+        "latentflow/derivatives.py",
+        "    same = torch.isclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True)",
+        "    same = torch.isclose(before, before, rtol=1e-4, atol=1e-6, equal_nan=True)",
+        ("wrong_objects",),
+    ),
+    Error(
+        "a potential that answers in another precision is taken",
+        "latentflow/derivatives.py",
+        "if u.dtype != rows.dtype:",
+        "if not u.is_floating_point():",
+        ("wrong_objects",),
     ),
     Error(
         "the way back waits for the device",

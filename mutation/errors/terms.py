@@ -85,7 +85,10 @@ ERRORS = (
         'self.register_buffer("temperature", torch.tensor(self.start, device=device, dtype=dtype), persistent=False)',
     ),
     _selector("the temperature has no minimum", "max(self.minimum, self.start *", "max(0.0, self.start *"),
-    _selector("the straight-through gradient is missing", "_one_hot(soft) + (soft - soft.detach())", "_one_hot(soft)"),
+    _selector(
+        "the straight-through gradient is missing", "_one_hot(scores) + (soft - soft.detach())", "_one_hot(scores)"
+    ),
+    _selector("rounding at a huge temperature chooses", "_one_hot(scores) +", "_one_hot(soft) +"),
     _selector("sign of the KL of the choice", "(log_probability + math.log", "(-log_probability - math.log"),
     _selector("the KL of the choice is an entropy", "(log_probability + math.log(logits.shape[1]))", "log_probability"),
     _objective(
