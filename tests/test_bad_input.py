@@ -45,6 +45,11 @@ MISTAKES = {
     "k wrong steps": (acting(k=torch.zeros(4, 3).long()), ValueError, "k: got shape (4, 3)"),
     "k column": (acting(k=torch.zeros(4, 1).long()), ValueError, "k: got shape (4, 1), .* take k[:, 0]"),
     "labels out of range": (acting(k=torch.tensor([0, 1, 2, 5])), ValueError, "k: got labels from 0 to 5, expected 0"),
+    "one label out of range": (
+        lambda: FLOW.transport(Z[:1], torch.tensor([5]), 1),
+        ValueError,
+        "k: got labels from 5 to 5, expected 0",
+    ),
     "labels negative": (acting(k=torch.tensor([0, 1, -1, 0])), ValueError, "k: got labels from -1 to 1"),
     "weights integer": (
         acting(weights=torch.ones(4, 2).long()),

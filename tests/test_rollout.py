@@ -137,11 +137,14 @@ def test_labels_of_narrow_networks_factorise_matrices_of_one_hidden_layer():
     torch.testing.assert_close(path.log_det, truth, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("num", "dim", "hidden"), [(1, 24, 24), (1, 48, 16), (3, 16, 16), (1, 64, 64)])
-def test_the_stated_memory_is_kept(num, dim, hidden):
+@pytest.mark.parametrize(
+    ("kind", "num", "dim", "hidden"),
+    [("int", 1, 24, 24), ("int", 1, 48, 16), ("weights", 3, 16, 16), ("labels", 8, 32, 32), ("int", 1, 64, 64)],
+)
+def test_the_stated_memory_is_kept(kind, num, dim, hidden):
     potential, memory = make_potential(dim, num, hidden), 2**20
-    act = {"k": 0} if num == 1 else {"weights": rand(64, num)}
-    z0 = rand(64, dim)
+    acts = {"int": {"k": 0}, "labels": {"k": torch.arange(64) % num}, "weights": {"weights": rand(64, num)}}
+    act, z0 = acts[kind], rand(64, dim)
 
     def peak(**options):
         flow = FlowPosterior(potential, **options)
@@ -151,7 +154,8 @@ def test_the_stated_memory_is_kept(num, dim, hidden):
     whole = peak()
     assert whole > without + 2 * memory
     assert peak(memory=memory) < without + memory
-    rows, stated = 64 * 8, roll_out_of(potential, act, z0).local.hessian_bytes(num > 1)
+    local = roll_out_of(potential, act, z0).local
+    rows, stated = local.first.shape[1], local.hessian_bytes(kind == "weights")
     assert (whole - without) / rows < stated < 4 * (whole - without) / rows, "an upper bound, and of the right size"
 
 
