@@ -144,7 +144,8 @@ SILENT = {
         lambda: DiffusionPrior(1, 3e38).log_prob(path()), r"prior.log_prob: got 6 non-finite values in samples \[0, 1, 2\]"
     ),
     "a residual whose square overflows": (
-        lambda: HJConstraint(STEEP)(FlowPosterior(STEEP, None)(q(1.0), 0, steps=2)), r"HJConstraint: got 3 non-finite values in samples \[0, 1, 2\]"
+        lambda: HJConstraint(STEEP)(FlowPosterior(STEEP, None)(q(1.0), 0, steps=2)),
+        r"HJConstraint: got 3 non-finite values in samples \[0, 1, 2\]",
     ),
     "a residual that overflows": (lambda: HJConstraint(STEEP).residual(torch.ones(2, 2), 1.0), "residual: got 2 non-finite"),
     "a potential that is not smooth": (
