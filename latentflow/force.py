@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.potential import Potential
+from latentflow.precision import in_own_precision
 
 
 class NegativeForce(nn.Module):
@@ -50,6 +51,7 @@ class NegativeForce(nn.Module):
         self.bias = None if bounded else nn.Parameter(torch.zeros(num, device=device, dtype=dtype))
         self.dim, self.num = self.root.dim, self.root.num
 
+    @in_own_precision
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """f(z, t) of all K, (..., K)."""
         root: Tensor = self.root(z, t)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from latentflow import closed_form
 from latentflow.answers import Answers, to_rows
 from latentflow.layout import Layout, layout_of_rows
+from latentflow.precision import in_own_precision
 from latentflow.stack import Choice, all_chosen
 from latentflow.time_branch import Embedding, Layers, tau
 from latentflow.validate import (
@@ -116,6 +117,7 @@ class Potential(nn.Module):
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num={self.num}, hidden={self.hidden}, bounded={self.bounded}"
 
+    @in_own_precision
     def forward(self, z: Tensor, t: Tensor | float) -> Tensor:
         """The potentials u(z, t), (..., K)."""
         z, t = self.checked(z, t)
@@ -137,6 +139,7 @@ class Potential(nn.Module):
         """
         return self.first_derivatives(z, t)[1]
 
+    @in_own_precision
     def first_derivatives(self, z: Tensor, t: Tensor | float, k: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """du/dt (..., K) and grad u (..., K, dim) of all potentials; with an index or labels (...) in `k`, K = 1: of those.
 
@@ -162,6 +165,7 @@ class Potential(nn.Module):
         gradients, shape = local.gradients().transpose(0, 1), (*z.shape[:-1], self.num)
         return local.time_derivative(rate).mT.reshape(shape), gradients.reshape(*shape, self.dim)
 
+    @in_own_precision
     def gradient(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad u^k, (..., dim); `active` is one index, labels (...) or weights (..., K).
 
@@ -175,6 +179,7 @@ class Potential(nn.Module):
         """
         return self._answers(z, t, active).gradients(z.shape)
 
+    @in_own_precision
     def hessian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k grad grad^T u^k, (..., dim, dim).
 
@@ -191,6 +196,7 @@ class Potential(nn.Module):
             answers.local.curvature(answers.weights, reduced=False).hessian(), (*z.shape, self.dim)
         )
 
+    @in_own_precision
     def log_det(
         self, z: Tensor, t: Tensor | float, active: int | Tensor, *, substeps: int = 1
     ) -> tuple[Tensor, Tensor]:
@@ -213,6 +219,7 @@ class Potential(nn.Module):
         value, folds = answers.local.log_det(answers.weights, substeps)
         return answers.of_latents(value, z.shape[:-1]), answers.of_latents(folds, z.shape[:-1])
 
+    @in_own_precision
     def hessian_product(self, z: Tensor, t: Tensor | float, active: int | Tensor, v: Tensor) -> Tensor:
         """sum_k w^k H^k v, (..., dim), for v (..., dim), without forming H.
 
@@ -235,6 +242,7 @@ class Potential(nn.Module):
         )
         return answers.of_latents(product, z.shape)
 
+    @in_own_precision
     def laplacian(self, z: Tensor, t: Tensor | float, active: int | Tensor) -> Tensor:
         """sum_k w^k tr H^k, (...).
 

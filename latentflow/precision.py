@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+Inputs = ParamSpec("Inputs")
+Found = TypeVar("Found")
 
 
 def autocast_off(device: str) -> AbstractContextManager[object]:
@@ -23,6 +26,18 @@ def autocast_off(device: str) -> AbstractContextManager[object]:
 def without_autocast(x: object) -> AbstractContextManager[object]:
     """Inside, everything is computed in the precision of its inputs; x, a tensor or a distribution, says on which device."""
     return autocast_off(_device_type(x))
+
+
+def in_own_precision(method: Callable[Inputs, Found]) -> Callable[Inputs, Found]:
+    """The method of a module with parameters, in their precision, whatever autocast says."""
+
+    @functools.wraps(method)
+    def inner(*inputs: Inputs.args, **options: Inputs.kwargs) -> Found:
+        module: Any = inputs[0]
+        with autocast_off(next(module.parameters()).device.type):
+            return method(*inputs, **options)
+
+    return inner
 
 
 def apart_from_autocast(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:

@@ -10,7 +10,7 @@ from latentflow import heat
 from latentflow.compiler import one_operation
 from latentflow.contexts import transformed
 from latentflow.path import LatentPath, check_path
-from latentflow.precision import autocast_off
+from latentflow.precision import autocast_off, in_own_precision
 from latentflow.validate import (
     number,
     one_of,
@@ -94,6 +94,7 @@ class DiffusionPrior(nn.Module):
     def extra_repr(self) -> str:
         return f"num={self.num}, form={self.form!r}"
 
+    @in_own_precision
     def variance(self, weights: Tensor) -> Tensor:
         r"""Variances :math:`s_0, \ldots, s_T`, (B, T+1), for weights (B, T, K), in squared latent units.
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from latentflow import NegativeForce, Potential
+from latentflow import DiffusionPrior, NegativeForce, Potential
 from tests.problems import close, make_potential, potentials, rand, randn, seeds
 
 
@@ -242,3 +242,30 @@ def test_force_is_minus_a_square(shape, seed, bounded):
     torch.testing.assert_close(f[0], -((root if bounded else root + 0.7) ** 2), rtol=1e-10, atol=1e-10)
     if bounded:
         assert (f > -1).all()
+
+
+def test_answers_asked_for_under_autocast_are_those_of_single_precision():
+    potential, force = make_potential(3, 2, dtype=torch.float32), NegativeForce(3, 2)
+    prior, z, weights = DiffusionPrior(2, init=0.3), randn(5, 3).float(), rand(5, 4, 2).float()
+    along = randn(5, 3, seed=1).float()
+
+    def answers():
+        return (
+            potential(z, 1.0),
+            *potential.first_derivatives(z, 1.0),
+            potential.gradients(z, 1.0),
+            potential.gradient(z, 1.0, 1),
+            potential.hessian(z, 1.0, 1),
+            potential.log_det(z, 1.0, 1)[0],
+            potential.hessian_product(z, 1.0, 1, along),
+            potential.laplacian(z, 1.0, 1),
+            force(z, 1.0),
+            prior.variance(weights),
+        )
+
+    expected = answers()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = answers()
+    for got, wanted in zip(found, expected, strict=True):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, wanted)

@@ -202,6 +202,13 @@ ERRORS = (
         ("bad_settings",),
     ),
     Error(
+        "a Hessian under autocast is one of half precision",
+        "latentflow/potential.py",
+        "    @in_own_precision\n    def hessian(",
+        "    def hessian(",
+        ("potential",),
+    ),
+    Error(
         "a potential that answers at random is taken",
         "latentflow/derivatives.py",
         "    same = torch.isclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True)",
