@@ -188,12 +188,11 @@ def _one_step(
 
 
 def _of_the_worst_sample(state: tuple[Tensor, ...]) -> Tensor:
-    """The size of an error, for parts (B, ...): torchdiffeq's own is a mean over the batch too, where many samples that hardly
-    move would excuse one that is far off.
+    """The size of an error, whose parts are (B, ...).
+
+    torchdiffeq's own is a mean over the batch too, where many samples that hardly move would excuse one that is far off.
     """
-    return torch.stack(
-        [part.flatten(1).square().mean(1).sqrt().max() for part in (x.unsqueeze(-1) for x in state)]
-    ).max()
+    return torch.stack([part.reshape(len(part), -1).square().mean(1).sqrt().max() for part in state]).max()
 
 
 def _with_tolerances(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -217,10 +216,10 @@ def _step_back(field: Field, z: Tensor, step: int, method: str, options: dict[st
     with torch.no_grad():
         wanted = accepted = tolerance(z.dtype)
         if method in ADAPTIVE:
-            # They repeat themselves only to within their tolerances, and that of their interpolation.
+            # They repeat themselves only to within their tolerances.
             asked = _with_tolerances(options, z.dtype)
             wanted = max(wanted, 10 * asked["rtol"])
-            accepted = max(wanted, 10 * asked["atol"], 1e-9)
+            accepted = max(wanted, 10 * asked["atol"])
         for _ in range(20):  # the solver's own error makes back() an inexact inverse, which this fixed point mends
             landed = _one_step(field, None, refined, step, step, step + 1, method, options)[0]
             off = (landed - z).norm(dim=1) / (1 + z.norm(dim=1))
