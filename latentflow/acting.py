@@ -38,7 +38,7 @@ class Acting:
         """Whether these are the weights and times that it came with, and nobody has written to them since.
 
         Compiled code does not see what is written, so there the answer is yes. Nor does inference mode: weights made there are
-        trusted if they repeat a row, for PyTorch refuses to write to those.
+        trusted if they repeat a row, for PyTorch refuses to write to such a tensor, if not to a view of its part.
         """
         if self.state is None or self.weights is not weights or self.times is not times:
             return False
@@ -102,7 +102,7 @@ def _index_or_labels(k: object, z: Tensor, steps: int, num: int) -> int | Tensor
         fix = "give each sample one label, or one for each step"
         if k.shape == (batch, 1):
             fix = "take k[:, 0]"
-        elif k.shape == (steps,):
+        elif k.shape in ((steps,), (1, steps)):
             fix = f"for the same switches in all samples k.expand({batch}, -1)"
         raise ValueError(
             f"k: got shape {tuple(k.shape)}, expected ({batch},) or ({batch}, {steps}); "
@@ -125,6 +125,8 @@ def _weights(weights: object, z: Tensor, steps: int, num: int) -> Tensor:
         fix = "give each sample a weight for each potential, or those of each step"
         if weights.shape in ((num,), (1, num)):
             fix = f"give each sample its weights: weights.expand({batch}, -1)"
+        elif weights.shape == (1, steps, num):
+            fix = f"give each sample its weights: weights.expand({batch}, -1, -1)"
         raise ValueError(
             f"weights: got shape {tuple(weights.shape)}, expected ({batch}, {num}) or ({batch}, {steps}, {num}); {fix}"
         )

@@ -31,7 +31,7 @@ def checked(q0: object, dim: int | None) -> Distribution:
     if len(batch) != 1 or len(event) != 1 or (dim is not None and event[0] != dim):
         fix = "make the last axis the event, Independent(Normal(mu, std), 1)"
         of_each = (*batch, *event)[1:]
-        if len(event) > 1 or (len(batch) > 2 and math.prod(of_each) == (dim or math.prod(of_each))):
+        if len(of_each) > 1 and math.prod(of_each) == dim:
             fix = "make one axis of what is one latent, Independent(Normal(mu.flatten(1), std.flatten(1)), 1)"
         elif len(event) == 1 and not batch:
             fix = "add a batch axis"

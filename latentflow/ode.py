@@ -57,7 +57,7 @@ def require_fitting(solver: str, log_det: str | None, label: str) -> None:
 
 
 def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `torchdiffeq.odeint` for a method, checked by integrating a line."""
+    """The keyword arguments of `torchdiffeq.odeint` for a method."""
     options = {name: value for name, value in given.items() if name not in ("rtol", "atol", "options")}
     options.update(given.get("options", {}))
     if substeps > 1:
@@ -71,6 +71,13 @@ def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dic
     arguments: dict[str, Any] = {name: given[name] for name in ("rtol", "atol") if name in given}
     if options:
         arguments["options"] = options
+    return arguments
+
+
+def try_out(method: str, arguments: dict[str, Any]) -> None:
+    """Raise unless a method integrates a line with these arguments: torchdiffeq says late, if at all, what it cannot use."""
+    if method == "euler":
+        return
     with torch.device("cpu"), warnings.catch_warnings():  # modules may be made on a device without numbers
         warnings.simplefilter("error")  # torchdiffeq only warns of an option that its method does not know
         try:
@@ -80,7 +87,6 @@ def _odeint_options(method: str, substeps: int, given: Mapping[str, Any]) -> dic
             raise ValueError(
                 f"solver: got {method!r} with {arguments}, expected 'euler' or a torchdiffeq method and its options; {error}"
             ) from error
-    return arguments
 
 
 def carry(
@@ -175,8 +181,8 @@ def _one_step(
         return start[0], start[-1]
     arguments = _with_tolerances(options, z.dtype)
     if method in ADAPTIVE and method != "scipy_solver":
-        # It lands on the end of the span, not beyond: what is interpolated lacks the precision that it asks of its steps.
-        arguments["options"] = {"norm": _of_the_worst_sample, "step_t": span[1:], **arguments.get("options", {})}
+        given = arguments.get("options", {})
+        arguments["options"] = {"norm": _of_the_worst_sample, **given, "step_t": _landing(given, span[1:])}
     try:
         end_state = torchdiffeq.odeint(derivative, start, span, method=method, **arguments)
     except AssertionError as error:  # adaptive solvers assert that their step size has not vanished
@@ -192,7 +198,17 @@ def _of_the_worst_sample(state: tuple[Tensor, ...]) -> Tensor:
 
     torchdiffeq's own is a mean over the batch too, where many samples that hardly move would excuse one that is far off.
     """
-    return torch.stack([part.reshape(len(part), -1).square().mean(1).sqrt().max() for part in state]).max()
+    # Detached: how long a step is needs no gradient, and a root has none at 0, where samples are at rest.
+    return torch.stack([x.detach().reshape(len(x), -1).square().mean(1).max() for x in state]).max().sqrt()
+
+
+def _landing(given: Mapping[str, Any], end: Tensor) -> Tensor:
+    """Where an adaptive solver has to step: where the user says, and onto the end of the span.
+
+    What it interpolates, from a step that leads beyond, lacks the precision that it asks of its steps.
+    """
+    steps, jumps = (torch.as_tensor(given.get(name, [])).to(end) for name in ("step_t", "jump_t"))
+    return steps if bool((torch.cat((steps, jumps)) == end).any()) else torch.cat((steps, end))
 
 
 def _with_tolerances(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

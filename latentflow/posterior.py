@@ -94,8 +94,8 @@ class FlowPosterior(nn.Module):
             )
         given = {} if solver_options is None else solver_options
         options = ode.checked_options(solver, self.substeps, given, log_det, label)
-        self.solver_options = dict(given)
-        self._checked = self._solver_settings(), options
+        ode.try_out(solver, options)
+        self.solver_options, self._tried = dict(given), repr((solver, options))
 
     def with_log_det(self, log_det: str | None) -> FlowPosterior:
         """The same flow, of the same potential, with another kind of log-determinants; for evaluation, as a rule.
@@ -220,9 +220,10 @@ class FlowPosterior(nn.Module):
         with without_autocast(z_T):
             z = latents("z_T", z_T, dimension(self.potential))
             what = self._acting(z, k, weights, steps)
+            options = self._odeint_options(None)
             if self.solver == "euler":
-                return euler.back(self.potential, z, what, positive_integer("substeps", self.substeps), self.label)
-            return ode.back(self.potential, z, what, self.solver, self._odeint_options())
+                return euler.back(self.potential, z, what, self.substeps, self.label)
+            return ode.back(self.potential, z, what, self.solver, options)
 
     def log_prob(
         self,
@@ -272,20 +273,21 @@ class FlowPosterior(nn.Module):
         return acting(number_of_potentials(self.potential, z), z, k, weights, steps)
 
     def _carry(self, z0: Tensor, what: Acting, log_det: str | None, generator: torch.Generator | None) -> Carried:
-        one_of("log_det", log_det, LOG_DETS)  # as users may set it, and all else
-        one_of("label", self.label, LABELS)
-        ode.require_fitting(self.solver, log_det, self.label)
-        given = self.potential, z0, what, log_det, generator
+        options, given = self._odeint_options(log_det), (self.potential, z0, what, log_det, generator)
         if self.solver == "euler":
-            return euler.carry(*given, positive_integer("substeps", self.substeps), self.label, self.memory)
-        return ode.carry(*given, self.solver, self._odeint_options())
+            return euler.carry(*given, self.substeps, self.label, self.memory)
+        return ode.carry(*given, self.solver, options)
 
-    def _solver_settings(self) -> str:
-        return repr((self.solver, self.substeps, self.solver_options))
-
-    def _odeint_options(self) -> dict[str, Any]:
-        """Those of the settings as they are now; they are checked anew if somebody has set them."""
-        if self._checked[0] != self._solver_settings():
-            options = ode.checked_options(self.solver, self.substeps, self.solver_options, None, "end")
-            self._checked = self._solver_settings(), options
-        return self._checked[1]
+    def _odeint_options(self, log_det: str | None) -> dict[str, Any]:
+        """None for Euler; those of all settings as they are now, which are checked anew, as users may have set them."""
+        one_of("log_det", log_det, LOG_DETS)
+        one_of("label", self.label, LABELS)
+        positive_integer("substeps", self.substeps)
+        given = {} if self.solver_options is None else self.solver_options
+        if self.solver == "euler" and not given:
+            return {}
+        options = ode.checked_options(self.solver, self.substeps, given, log_det, self.label)
+        if self._tried != (now := repr((self.solver, options))):
+            ode.try_out(self.solver, options)
+            self._tried = now
+        return options

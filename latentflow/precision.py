@@ -29,12 +29,12 @@ def without_autocast(x: object) -> AbstractContextManager[object]:
 
 
 def in_own_precision(method: Callable[Inputs, Found]) -> Callable[Inputs, Found]:
-    """The method of a module with parameters, in their precision, whatever autocast says."""
+    """The method of a module, of tensors, in the precision of these, whatever autocast says."""
 
     @functools.wraps(method)
     def inner(*inputs: Inputs.args, **options: Inputs.kwargs) -> Found:
-        module: Any = inputs[0]
-        with autocast_off(next(module.parameters()).device.type):
+        given = (x for x in (*inputs, *options.values()) if isinstance(x, Tensor))
+        with without_autocast(next(given, None)):
             return method(*inputs, **options)
 
     return inner

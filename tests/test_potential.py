@@ -244,6 +244,15 @@ def test_force_is_minus_a_square(shape, seed, bounded):
         assert (f > -1).all()
 
 
+def test_a_potential_of_buffers_alone_answers_too():
+    potential, z = make_potential(3, 2), randn(5, 3)
+    expected = potential(z, 1.0)
+    for name, parameter in [*potential.named_parameters()]:
+        delattr(potential, name)
+        potential.register_buffer(name, parameter.detach())
+    assert torch.equal(potential(z=z, t=1.0), expected)
+
+
 def test_answers_asked_for_under_autocast_are_those_of_single_precision():
     potential, force = make_potential(3, 2, dtype=torch.float32), NegativeForce(3, 2)
     prior, z, weights = DiffusionPrior(2, init=0.3), randn(5, 3).float(), rand(5, 4, 2).float()

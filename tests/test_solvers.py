@@ -231,6 +231,48 @@ def test_an_adaptive_solver_is_as_exact_at_the_end_as_it_asks_of_its_steps(metho
         assert (got - expected).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize("resting", ["one by its weights", "all by their weights", "at the origin", "saturated"])
+def test_samples_at_rest_have_finite_gradients(method, resting):
+    potential, z0, weights = make_potential(3, 2, bounded=True), randn(4, 3), torch.ones(4, 2, dtype=torch.float64)
+    if resting == "at the origin":
+        z0[1] = 0
+    elif resting == "saturated":
+        z0[1] = 1e8
+    else:
+        weights[1 if resting.startswith("one") else slice(None)] = 0
+    z0.requires_grad_()
+    flow = FlowPosterior(potential, solver=method, solver_options={"rtol": 1e-4, "atol": 1e-5})
+    z, log_det = flow.transport(z0, weights=weights, steps=2)
+    back = flow.inverse(z[:, -1], weights=weights, steps=2)
+    (z.square().sum() + log_det.sum() + back.sum()).backward()
+    assert z0.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in potential.parameters())
+
+
+def test_gradients_of_an_adaptive_solver_are_those_of_its_flow():
+    potential, z0 = make_potential(3, strength=2.0), randn(4, 3).requires_grad_()
+    found = [
+        torch.autograd.grad(flow.transport(z0, 0, 2)[0][:, -1].square().sum(), (z0, potential.hidden_weight))
+        for flow in (
+            FlowPosterior(potential, solver="dopri5", solver_options=TIGHT),
+            FlowPosterior(potential, solver="rk4", substeps=200),
+        )
+    ]
+    close(found[0][0], found[1][0], 1e-7)
+    close(found[0][1], found[1][1], 1e-7)
+
+
+@pytest.mark.parametrize("options", [{"step_t": [0.5]}, {"jump_t": torch.tensor([0.5, 1.0, 2.0])}, {"step_t": [1.0]}])
+def test_where_the_user_has_a_solver_step_it_lands_on_the_end_as_well(options):
+    potential, z0 = make_potential(4, strength=2.0), randn(3, 4)
+    tight = {"rtol": 1e-11, "atol": 1e-12}
+    flow, plain = (FlowPosterior(potential, solver="dopri8", solver_options=tight | o) for o in (options, {}))
+    for got, expected in zip(flow.transport(z0, 0, 3), plain.transport(z0, 0, 3), strict=True):
+        assert (got - expected).abs().max() < 1e-10
+    close(flow.inverse(plain.transport(z0, 0, 3)[0][:, -1], 0, 3), z0, 1e-9)
+
+
 def test_a_norm_of_the_users_is_the_one_that_counts():
     potential, z0, seen = make_potential(2), randn(3, 2), []
 
@@ -266,18 +308,41 @@ def test_settings_may_be_changed_later(before, later):
     assert torch.equal(flow.inverse(expected[0][:, -1], 0, 1), as_made.inverse(expected[0][:, -1], 0, 1))
 
 
-def test_settings_that_are_changed_later_are_checked():
-    z0 = randn(3, 2)
-    for name, value, message in (
-        ("substeps", 0, "substeps: got 0, expected at least 1"),
-        ("label", "middle", "label: got 'middle', expected one of 'end', 'start'"),
-        ("solver", "nonsense", "solver: got 'nonsense'"),
-        ("solver_options", {"stepsize": 1}, "solver: got 'rk4'.*stepsize"),
-    ):
-        flow = FlowPosterior(make_potential(2), solver="rk4" if "options" in name else "euler")
-        setattr(flow, name, value)
-        with pytest.raises(ValueError, match=message):
-            flow.transport(z0, 0, 1)
+@pytest.mark.parametrize(
+    ("before", "name", "value", "error", "message"),
+    [
+        ({}, "substeps", 0, ValueError, "substeps: got 0, expected at least 1"),
+        ({"solver": "rk4"}, "substeps", -3, ValueError, "substeps: got -3, expected at least 1"),
+        ({"solver": "rk4"}, "substeps", 2.5, TypeError, "substeps: got 2.5"),
+        ({}, "label", "middle", ValueError, "label: got 'middle', expected one of 'end', 'start'"),
+        ({"solver": "rk4"}, "label", "start", ValueError, "label: got 'start' with solver='rk4'"),
+        ({}, "solver", "nonsense", ValueError, "solver: got 'nonsense'"),
+        ({"solver": "rk4", "solver_options": {"step_size": 0.5}}, "solver", "euler", ValueError, "solver_options: got"),
+        ({"solver": "rk4"}, "solver_options", {"stepsize": 1}, ValueError, "solver: got 'rk4'.*stepsize"),
+        ({"solver": "rk4"}, "solver_options", 3, TypeError, "solver_options: got 3, expected a dict"),
+    ],
+)
+def test_settings_that_are_changed_later_are_checked(before, name, value, error, message):
+    flow, z = FlowPosterior(make_potential(2), **before), randn(3, 2)
+    setattr(flow, name, value)
+    for ask in (flow.transport, flow.inverse):
+        with pytest.raises(error, match=message):
+            ask(z, 0, 1)
+
+
+def test_options_may_be_taken_back():
+    flow, z0 = FlowPosterior(make_potential(2), solver="rk4", solver_options={"step_size": 0.5}), randn(3, 2)
+    flow.solver_options = None
+    assert torch.equal(flow.transport(z0, 0, 1)[0], FlowPosterior(flow.potential, solver="rk4").transport(z0, 0, 1)[0])
+
+
+def test_numbers_of_options_are_those_of_now_however_they_are_printed():
+    flow, z0 = FlowPosterior(make_potential(2, strength=4.0), solver="dopri5"), randn(3, 2)
+    found = []
+    for moment in (0.12341, 0.12344):  # which print alike
+        flow.solver_options = {"rtol": 1e-2, "atol": 1e-2, "step_t": torch.tensor([moment], dtype=torch.float64)}
+        found.append(flow.transport(z0, 0, 1)[0])
+    assert not torch.equal(*found)
 
 
 @pytest.mark.parametrize(

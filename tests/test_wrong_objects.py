@@ -1,10 +1,12 @@
 """A path, a prior, a force or a potential in the place of another is named, and a printed path fits a line."""
 
+import warnings
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl
+from latentflow import DiffusionPrior, FlowPosterior, HJConstraint, NegativeForce, Potential, flow_kl, validate_values
 
 POTENTIAL, FORCE, PRIOR = Potential(3, 2), NegativeForce(3, 2), DiffusionPrior(2)
 Q0 = Independent(Normal(torch.zeros(4, 3), torch.ones(4, 3)), 1)
@@ -45,6 +47,7 @@ def test_forces_live_where_their_potentials_do():
         ((4, 5), "dim=5"),
         ((4, 2, 3), r"encode the first, x\[:, 0\]"),
         ((4, 3, 1, 1), r"mu\.flatten\(1\)"),
+        ((4, 5, 3), r"encode the first, x\[:, 0\]"),
     ],
 )
 def test_a_posterior_of_the_wrong_shape_is_answered_with_the_likely_fix(shape, fix):
@@ -145,8 +148,31 @@ def test_a_potential_answers_in_the_precision_it_is_asked_in(dtype):
         def forward(self, z, t):
             return z.to(dtype).square().sum(-1, keepdim=True)
 
-    with pytest.raises(TypeError, match=rf"got {dtype}, expected torch.float32 like z; return u.to\(z.dtype\)"):
+    with pytest.raises(
+        TypeError, match=rf"got {dtype}, expected torch.float32 like z; return u.to\(z.dtype\)"
+    ) as caught:
         FlowPosterior(Other()).transport(torch.randn(4, 3), 0, 1)
+    assert not getattr(caught.value, "__notes__", [])
+
+
+def test_whether_a_potential_answers_at_random_is_not_asked_where_values_are_not_read():
+    asked = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, z, t):
+            asked.append(len(z))
+            return z.square().sum(-1, keepdim=True)
+
+    flow, z0 = FlowPosterior(Counting(), None), torch.randn(4, 3)
+    flow.transport(z0, 0, 1)
+    assert asked == [1, 8, 8, 4]
+    asked.clear()
+    with validate_values(False):
+        flow.transport(z0, 0, 1)
+    assert asked == [1, 8, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.vmap(lambda z: flow.transport(z[None], 0, 2)[0])(z0)
 
 
 def test_a_potential_that_differentiates_in_its_own_way_is_told_by_whom_it_is_differentiated():

@@ -34,7 +34,7 @@ def require_pixels(name: str, x: Tensor) -> None:
         (x >= 0) & (x <= 1),
         lambda: (
             f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected [0, 1]; "
-            f"{'take logits.sigmoid()' if x.min() < 0 else 'divide images by 255'}"
+            f"{'take logits.sigmoid(), or (x + 1) / 2 of [-1, 1]' if x.min() < 0 else 'divide images by 255'}"
         ),
     )
 
