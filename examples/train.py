@@ -233,7 +233,8 @@ def take_step(
 ) -> dict[str, Tensor]:
     """One step of a model set up by Fabric; the terms of the loss, and what else the model noted.
 
-    Reads no value and has the same shapes every time, as a CUDA graph needs it.
+    Reads no value and has the same shapes every time, as a CUDA graph needs it. Only its seeds, new ones in each step, no graph
+    can hold: `benchmarks/accelerator.py` captures what is left.
     """
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from latentflow.force import NegativeForce
 from latentflow.path import LatentPath, check_path
 from latentflow.potential import Potential
 from latentflow.precision import in_full_precision, without_autocast
+from latentflow.times import LABELS
 from latentflow.validate import number, one_of, require, require_finite, require_floating, require_generator
 
 
@@ -94,7 +95,7 @@ class HJConstraint(nn.Module):
                 f"force_penalty: got {force_penalty} without a force, expected 0; pass force=NegativeForce(...)"
             )
         one_of("times", times, ("grid", "uniform"))
-        one_of("label", label, ("end", "start"))
+        one_of("label", label, LABELS)
         self.potential, self.force = potential, force
         self.force_penalty, self.initial_weight = float(force_penalty), float(initial_weight)
         self.times, self.label = times, label

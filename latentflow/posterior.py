@@ -19,10 +19,10 @@ from latentflow.derivatives import dimension, has_closed_form, number_of_potenti
 from latentflow.initial import checked, draw, latents, log_prob
 from latentflow.path import Carried, LatentPath, densities
 from latentflow.precision import autocast_off, without_autocast
+from latentflow.times import LABELS
 from latentflow.validate import one_of, positive_integer, require_generator
 
 LOG_DETS = ("exact", "hutchinson", "laplacian", None)
-LABELS = ("end", "start")
 
 
 class FlowPosterior(nn.Module):
@@ -81,10 +81,11 @@ class FlowPosterior(nn.Module):
     ) -> None:
         super().__init__()
         derivatives.require_potential(potential)
-        one_of("log_det", log_det, LOG_DETS)
-        one_of("label", label, LABELS)
         self.potential, self.log_det, self.label = potential, log_det, label
         self.solver, self.substeps = solver, positive_integer("substeps", substeps)
+        self.solver_options, self._tried = {} if solver_options is None else solver_options, ""
+        self._odeint_options(log_det)
+        self.solver_options = dict(self.solver_options)
         self.memory = None if memory is None else positive_integer("memory", memory, "pass bytes, for example 2**28")
         if memory is not None and not (has_closed_form(potential) and (log_det, solver) == ("exact", "euler")):
             raise ValueError(
@@ -92,10 +93,6 @@ class FlowPosterior(nn.Module):
                 "None; only exact log-determinants of Euler's steps of a latentflow.Potential know what they take: "
                 "use smaller batches"
             )
-        given = {} if solver_options is None else solver_options
-        options = ode.checked_options(solver, self.substeps, given, log_det, label)
-        ode.try_out(solver, options)
-        self.solver_options, self._tried = dict(given), repr((solver, options))
 
     def with_log_det(self, log_det: str | None) -> FlowPosterior:
         """The same flow, of the same potential, with another kind of log-determinants; for evaluation, as a rule.
@@ -279,7 +276,7 @@ class FlowPosterior(nn.Module):
         return ode.carry(*given, self.solver, options)
 
     def _odeint_options(self, log_det: str | None) -> dict[str, Any]:
-        """None for Euler; those of all settings as they are now, which are checked anew, as users may have set them."""
+        """Of the settings as they are, which are checked anew, as users may have set them; Euler has none."""
         one_of("log_det", log_det, LOG_DETS)
         one_of("label", self.label, LABELS)
         positive_integer("substeps", self.substeps)

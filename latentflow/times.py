@@ -7,6 +7,8 @@ from torch import Tensor
 
 from latentflow.product import divided
 
+LABELS = ("end", "start")  # of its unit of time, at which a step's potential is evaluated
+
 
 def euler_times(steps: int, substeps: int, label: str, like: Tensor) -> Tensor:
     """The time at which each substep evaluates the potential, (steps, substeps)."""

@@ -126,9 +126,8 @@ def test_potentials_that_change_their_mind_are_refused_until_they_do_not(kind):
         def forward(self, z, t):
             x = self.layer(z)
             if kind == "attention":
-                x = torch.cat(
-                    [self.attention(x[:, None], *[torch.stack((x, x + 1), 1)] * 2, need_weights=True)[0][:, 0]]
-                )
+                others = torch.stack((x, x + 1), 1)
+                x = self.attention(x[:, None], others, others)[0][:, 0]
             return torch.nn.functional.dropout(x, 0.1, self.training and kind == "dropout").tanh().sum(-1, keepdim=True)
 
     potential, z0 = Changing(), torch.randn(4, 3)

@@ -6,7 +6,7 @@ from .error import Error, errors_in
 
 _times = errors_in("latentflow/times.py", "posterior", "solvers")
 _euler = errors_in("latentflow/euler.py", "posterior", "solvers")
-_ode = errors_in("latentflow/ode.py", "posterior", "solvers")
+_ode = errors_in("latentflow/ode.py", "posterior", "solvers", "solver_settings")
 _inverse = errors_in("latentflow/euler.py", "inverse")
 _substeps = errors_in("latentflow/euler.py", "logdet", "density", "posterior")
 _posterior = errors_in("latentflow/posterior.py", "logdet", "density", "posterior")
@@ -212,47 +212,39 @@ ERRORS = (
         "weights.to(z)",
         ("rollout_changes",),
     ),
-    Error(
+    _ode(
         "the step size has a gradient, which samples at rest do not have",
-        "latentflow/ode.py",
         "x.detach().reshape(len(x), -1).square().mean(1).max() for x in state]).max().sqrt()",
         "x.reshape(len(x), -1).square().mean(1).sqrt().max() for x in state]).max()",
-        ("solvers",),
     ),
-    Error(
+    _ode(
         "many samples at rest excuse one that is far off",
-        "latentflow/ode.py",
         '"norm": _of_the_worst_sample, **given',
         "**given",
-        ("solvers",),
     ),
-    Error(
+    _ode(
         "an adaptive solver steps beyond the end and interpolates",
-        "latentflow/ode.py",
         "torch.cat((steps, end))",
         "steps",
-        ("solvers",),
     ),
-    Error(
+    _ode(
         "a norm of the user's does not count",
-        "latentflow/ode.py",
         '{"norm": _of_the_worst_sample, **given, ',
         '{**given, "norm": _of_the_worst_sample, ',
-        ("solvers",),
     ),
     Error(
         "settings of a solver that are changed later do nothing",
         "latentflow/posterior.py",
         "options = ode.checked_options(self.solver, self.substeps, given, log_det, self.label)",
         "options = {}",
-        ("solvers",),
+        ("solver_settings",),
     ),
     Error(
         "substeps that are set later are not checked",
         "latentflow/posterior.py",
         '        positive_integer("substeps", self.substeps)\n',
         "",
-        ("solvers",),
+        ("solver_settings",),
     ),
     Error(
         "what acts are the users' own labels, whatever they write to them",

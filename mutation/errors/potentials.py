@@ -17,7 +17,7 @@ _values = errors_in("latentflow/values.py", "written_out", "rollout")
 _logdet = errors_in("latentflow/logdet.py", "logdet")
 _curvature = errors_in("latentflow/curvature.py", "logdet", "rollout")
 _euler = errors_in("latentflow/euler.py", "logdet", "solvers")
-_ode = errors_in("latentflow/ode.py", "solvers", "logdet")
+_ode = errors_in("latentflow/ode.py", "solvers", "solver_settings", "logdet")
 _forward_mode = errors_in("latentflow/contexts.py", "logdet")
 _precision = errors_in("latentflow/precision.py", "written_out", "example_train")
 
